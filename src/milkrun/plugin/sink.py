@@ -1,0 +1,137 @@
+"""What the author of a sink implements.
+
+The runtime gives a sink one *cut* at a time: a range of offsets of one topic partition, decoded to typed columns. Before a cut is
+written, it stands in the log, together with the schema it is decoded by; so after a crash the same cut is planned again with the
+same result, and `position` tells whether the target has it already. `plan` is pure; `write` makes it true together with the
+position, or under names that say the position.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+
+from milkrun.model.batch import TopicPartition
+from milkrun.model.clock import Clock
+from milkrun.model.spec import CutSpec
+from milkrun.plugin.capabilities import Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class SinkCapabilities:
+    """What a sink can promise. `position`: whether the target stores it (`stored`) or names carry it (`named`).
+
+    `placement`: `partitions` spreads partitions over workers; `one worker` gives all of the sink to one (a file with one writer).
+    """
+
+    delivery: Delivery
+    position: Literal["stored", "named"]
+    placement: Literal["partitions", "one worker"]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """One cut, ready to be planned.
+
+    The offsets `[start, end)` of the topic partition, of which `batch` (`BATCH_SCHEMA`, one table) has the events to deliver: not
+    those filtered or dead. `columns` has the same rows, decoded (`milkrun.model.schema` says how types are mapped; tombstones are
+    all null). `ids` are the events' ids (string, null if none) and `received_at` their times of receipt (`TIMESTAMP`).
+    `incarnation` is the topic's, `generation` the pipeline's.
+    """
+
+    partition: TopicPartition
+    incarnation: str
+    generation: int
+    start: int
+    end: int
+    batch: pa.Table
+    columns: pa.Table
+    ids: pa.ChunkedArray
+    received_at: pa.ChunkedArray
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPosition:
+    """How far the target says it has come: everything of that incarnation and generation before `offset`."""
+
+    incarnation: str
+    generation: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Exactly what `write` would do for a cut; sinks subclass it."""
+
+    events: Events
+
+    def describe(self) -> list[str]:
+        """The plan in lines for people: DDL, files, counts."""
+        return [f"{len(self.events)} events of {self.events.partition}"]
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What a sink is given of its surroundings. Relative paths of a configuration are below `folder`."""
+
+    pipeline: str
+    name: str
+    folder: Path
+    clock: Clock
+
+
+class Sink(ABC):
+    """Writes cuts to one target. `Config` is a frozen dataclass of `option()` fields.
+
+    Called by one thread at a time. `Transient` from any method: tried again with backoff, the same cut. `Reopen`: closed,
+    opened, the position read anew, the same cut. ConfigError and Refused stop the task and need a person.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    Config: ClassVar[type[Any]]
+    capabilities: ClassVar[SinkCapabilities]
+    default_cut: ClassVar[CutSpec]
+
+    def __init__(self, config: Any, context: SinkContext) -> None:
+        self.config = config
+        self.context = context
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect, and prove by a self-test what the target must be able to do."""
+
+    @abstractmethod
+    def position(self, partition: TopicPartition) -> TargetPosition | None:
+        """What the target has of a partition; None if nothing. Sinks with `named` positions return None always."""
+
+    @abstractmethod
+    def plan(self, events: Events) -> Plan:
+        """What would be written: a pure function of `events` and the configuration."""
+
+    @abstractmethod
+    def write(self, plan: Plan) -> None:
+        """Write it, once, together with the position `end`. With `stored` positions the target must still be at `start` (or hold
+        nothing and `start` be the first cut's), else `Fenced`. Writing a `named` plan twice has the effect of once.
+        """
+
+    @abstractmethod
+    def audit(self, topic: str) -> pa.Table:
+        """What the target holds of a topic, read back from it: columns `partition` (int32) and `offset` (int64), a row an event."""
+
+    @property
+    def keyed(self) -> bool:
+        """Whether the target keeps only the last event of each key (upsert)."""
+        return False
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything. Also called after a failed `open`."""

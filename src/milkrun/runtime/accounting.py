@@ -1,0 +1,28 @@
+"""Turns columns of timestamps into ledger entries: how many events of which minute came to what end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from milkrun.model.ledger import LedgerEntry, Stage
+
+_MS_A_MINUTE = 60_000
+
+
+def entries(
+    pipeline: str,
+    topic: str,
+    partition: int,
+    stage: Stage,
+    party: str,
+    timestamps: pa.Array | pa.ChunkedArray,
+) -> Iterator[LedgerEntry]:
+    """One entry a minute that occurs in `timestamps` (Unix milliseconds or `TIMESTAMP`)."""
+    if not len(timestamps):
+        return
+    minutes = timestamps.cast(pa.int64()).to_numpy() // _MS_A_MINUTE
+    for minute, count in zip(*np.unique(minutes, return_counts=True), strict=True):
+        yield LedgerEntry(pipeline, topic, partition, int(minute), stage, party, int(count))

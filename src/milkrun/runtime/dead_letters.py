@@ -1,0 +1,146 @@
+"""Dead letters: events that a stage refused, kept as events of the pipeline's own topic `_dead.<pipeline>`.
+
+Key, value and headers are the refused event's own, untouched; what happened stands in headers that begin with
+`milkrun.dead.`. They are appended in the same transaction that moves the position past the event.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from milkrun.model.batch import RECORD_SCHEMA, Batch
+from milkrun.model.spec import dead_letter_topic
+from milkrun.runtime.columns import with_headers
+
+_PREFIX = "milkrun.dead."
+_FIELDS = ("stage", "party", "code", "message", "path", "topic", "partition", "offset", "version")
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why one event was refused: a short code, a sentence, the path in the body (empty for all of it) and, for an event of the
+    log, its offset."""
+
+    code: str
+    message: str
+    path: str = ""
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Where a number of events was refused: by which party (source or sink) of which version, at which topic partition."""
+
+    stage: str
+    party: str
+    version: str
+    topic: str = ""
+    partition: int | None = None
+
+
+def records(
+    refusal: Refusal,
+    causes: Sequence[Cause],
+    timestamps: pa.Array,
+    keys: pa.Array,
+    values: pa.Array,
+    headers: pa.ListArray,
+) -> pa.RecordBatch:
+    """The dead letters of refused events (columns of equal length), as records to append."""
+    rows = len(causes)
+    columns: dict[str, list[Any]] = {
+        "code": [cause.code for cause in causes],
+        "message": [cause.message for cause in causes],
+        "path": [cause.path for cause in causes],
+        "offset": [cause.offset for cause in causes],
+        "stage": [refusal.stage] * rows,
+        "party": [refusal.party] * rows,
+        "version": [refusal.version] * rows,
+        "topic": [refusal.topic or None] * rows,
+        "partition": [refusal.partition] * rows,
+    }
+    extra = [(_PREFIX + name, _texts(columns[name])) for name in _FIELDS]
+    return pa.RecordBatch.from_arrays(
+        [timestamps, keys, values, with_headers(headers, extra)], schema=RECORD_SCHEMA
+    )
+
+
+def _texts(values: Sequence[Any]) -> pa.BinaryArray:
+    return pa.array(
+        [None if value is None else str(value).encode(errors="backslashreplace") for value in values],
+        pa.binary(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead letter as read back. `id` names it within its pipeline: partition and offset in the dead letters' topic."""
+
+    id: str
+    pipeline: str
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+    stage: str
+    party: str
+    code: str
+    message: str
+    path: str
+    topic: str
+    partition: int | None
+    offset: int | None
+    version: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: bytes as text where they are UTF-8, else as `{"base64": ...}`."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields["key"], fields["value"] = _shown(self.key), _shown(self.value)
+        fields["headers"] = [[name, _shown(value)] for name, value in self.headers]
+        return fields
+
+
+def _shown(value: bytes | None) -> Any:
+    if value is None:
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value).decode()}
+
+
+def parse(pipeline: str, batch: Batch) -> Iterator[DeadLetter]:
+    """The dead letters in a batch of `_dead.<pipeline>`."""
+    events = batch.events
+    assert batch.topic == dead_letter_topic(pipeline)
+    for row in events.to_pylist():
+        info: dict[str, str] = {}
+        kept: list[tuple[str, bytes | None]] = []
+        for header in row["headers"]:
+            name, value = header["key"], header["value"]
+            if name.startswith(_PREFIX):
+                info[name.removeprefix(_PREFIX)] = (value or b"").decode(errors="replace")
+            else:
+                kept.append((name, value))
+        yield DeadLetter(
+            id=f"{batch.partition}:{row['offset']}",
+            pipeline=pipeline,
+            timestamp=int(row["timestamp"].timestamp() * 1000),
+            key=row["key"],
+            value=row["value"],
+            headers=kept,
+            stage=info.get("stage", ""),
+            party=info.get("party", ""),
+            code=info.get("code", ""),
+            message=info.get("message", ""),
+            path=info.get("path", ""),
+            topic=info.get("topic", ""),
+            partition=int(info["partition"]) if "partition" in info else None,
+            offset=int(info["offset"]) if "offset" in info else None,
+            version=info.get("version", ""),
+        )
