@@ -136,7 +136,7 @@ def convert(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
             return None
         return convert(next(arg for arg in args if arg is not type(None)), value, path)
     if origin is Literal:
-        if value in args and not isinstance(value, bool) == any(isinstance(arg, str) for arg in args):
+        if any(type(arg) is type(value) and arg == value for arg in args):
             return value
         raise _wrong(hint, value, path)
     if origin in (list, Sequence):

@@ -1,4 +1,4 @@
-"""The tasks that move batches from source to log and from log to sink, and the commit that makes a move true.
+"""Runs pipelines: source tasks, sink tasks, the commit, dead letters, the ledger's entries.
 
-Stands on the log and the codecs; connectors are reached through entry points alone.
+Reaches connectors through the registry of entry points alone, and a log through its protocol alone.
 """

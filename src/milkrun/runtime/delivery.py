@@ -1,0 +1,276 @@
+"""Delivers one topic partition to one sink, cut by cut, each exactly once.
+
+1. Read events from the committed offset; decode them, growing the topic's schema where they bring new fields.
+2. Log the cut: its offsets and the schema's version.
+3. The sink plans it and writes it together with its position, or under names that tell the position.
+4. Commit in the log: the offset, dead letters, ledger, and that the cut is done.
+
+After a crash the logged cut is prepared again, with the same result, and the target's position tells whether step 3 has
+happened. A position that this can't explain is refused: going on would lose or double events.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from milkrun.log.protocol import Lease, Log
+from milkrun.model.batch import BATCH_SCHEMA, TopicPartition
+from milkrun.model.clock import Clock
+from milkrun.model.errors import GapError, NotFound, OffsetOutOfRange
+from milkrun.model.faults import reach
+from milkrun.model.ledger import Stage
+from milkrun.model.spec import PipelineSpec, SinkSpec, dead_letter_topic
+from milkrun.plugin.sink import Events, Sink
+from milkrun.runtime import accounting, dead_letters
+from milkrun.runtime.paths import parse_path
+from milkrun.runtime.preparing import Filter, Prepared, prepare
+from milkrun.runtime.routing import select
+from milkrun.runtime.stores import CUTS, cut_key, party_key
+from milkrun.runtime.topic_schema import TopicSchemas
+
+GENERATION = 1
+"""Replays give a pipeline's sinks further generations; until then there is one."""
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """A logged cut: the events `[start, end)` of this incarnation of the topic, decoded by this version of its schema."""
+
+    incarnation: str
+    generation: int
+    start: int
+    end: int
+    schema: int
+
+
+class Delivery:
+    """One sink's way through one topic partition. Used by the sink's thread alone."""
+
+    def __init__(
+        self,
+        pipeline: PipelineSpec,
+        spec: SinkSpec,
+        partition: TopicPartition,
+        *,
+        sink: Sink,
+        log: Log,
+        clock: Clock,
+        schemas: TopicSchemas,
+    ) -> None:
+        self.partition = partition
+        self.lease: Lease | None = None
+        self._pipeline = pipeline
+        self._spec = spec
+        self._sink = sink
+        self._log = log
+        self._clock = clock
+        self._schemas = schemas
+        self._filter = Filter(spec.only)
+        self._type = (
+            parse_path(pipeline.schema.type) if pipeline.schema.by_type and pipeline.schema.type else None
+        )
+        self._group = party_key(pipeline.name, spec.name)
+        self._cut_key = cut_key(pipeline.name, spec.name, partition.topic, partition.partition)
+        self._incarnation = ""
+        self._offset = 0
+        self._waiting_since: float | None = None
+
+    @property
+    def offset(self) -> int:
+        """The next event to deliver."""
+        return self._offset
+
+    def recover(self) -> int:
+        """Find out where to go on, finishing a cut that was under way; the events delivered by that.
+
+        GapError where log and target contradict each other.
+        """
+        topic, number = self.partition.topic, self.partition.partition
+        info = self._log.topic(topic)
+        if info is None:
+            raise NotFound(f"there is no topic {topic!r}")
+        self._incarnation = info.incarnation
+        committed = self._log.committed(self._group, topic, number)
+        stored = self._log.get(CUTS, self._cut_key)
+        cut = msgspec.json.decode(stored, type=Cut) if stored else None
+        if cut is not None and cut.incarnation == self._incarnation:
+            self._offset = cut.start if committed is None else committed
+            return self._finish(cut)
+        self._offset = self._log.partition(topic, number).start if committed is None else committed
+        if self._sink.capabilities.position == "stored":
+            self._check_target(committed)
+        return 0
+
+    def due_in(self) -> float | None:
+        """Seconds until the next cut is due (0: now); None while nothing waits."""
+        end = self._log.partition(self.partition.topic, self.partition.partition).end
+        if end <= self._offset:
+            self._waiting_since = None
+            return None
+        now = self._clock.monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = now
+        age_left = self._waiting_since + self._spec.cut.seconds - now
+        if age_left <= 0:
+            return 0.0
+        waiting = self._log.waiting(self.partition.topic, self.partition.partition, self._offset)
+        full = waiting.rows >= self._spec.cut.rows or waiting.bytes >= self._spec.cut.bytes
+        return 0.0 if full else age_left
+
+    def advance(self) -> int:
+        """Cut and deliver what waits; the number of events that are done with."""
+        cut_spec = self._spec.cut
+        try:
+            batch = self._log.read(
+                self.partition.topic,
+                self.partition.partition,
+                self._offset,
+                max_rows=cut_spec.rows,
+                max_bytes=cut_spec.bytes,
+            )
+        except OffsetOutOfRange as error:
+            raise GapError(
+                f"{self.partition}: events from offset {self._offset} to {error.start} were removed by retention before "
+                f"{self._group} had them; give the topic a longer retention, and the sink another name to start afresh"
+            ) from error
+        self._waiting_since = None
+        if batch.next_offset == self._offset:
+            return 0
+        version, prepared = self._decode(batch.events)
+        cut = Cut(self._incarnation, GENERATION, self._offset, batch.next_offset, version)
+        with self._log.transaction(self.lease) as transaction:
+            transaction.put(CUTS, self._cut_key, msgspec.json.encode(cut))
+        reach("delivery.cut_logged")
+        self._write(cut, prepared)
+        self._settle(cut, batch.events, prepared)
+        return len(batch)
+
+    def _decode(self, events: pa.RecordBatch) -> tuple[int, Prepared]:
+        """Decode by the newest schema, and grow that until it names all the fields there are."""
+        topic = self.partition.topic
+        version = self._schemas.latest(topic)
+        types = self._types(events)
+        if self._schemas.lacks(topic, types):
+            version = self._schemas.grow(topic, events.column("value"), types)
+        prepared = prepare(events, version.schema, self._filter)
+        if prepared.unknown and self._pipeline.schema.grow:
+            version = self._schemas.grow(topic, prepared.batch.column("value").combine_chunks(), types)
+            prepared = prepare(events, version.schema, self._filter)
+        return version.version, prepared
+
+    def _types(self, events: pa.RecordBatch) -> list[str]:
+        if self._type is None:
+            return []
+        (column,) = select(
+            events.column("value"), events.column("headers"), events.column("key"), [self._type]
+        )
+        return [name for name in column.unique().to_pylist() if name is not None]
+
+    def _write(self, cut: Cut, prepared: Prepared) -> None:
+        events = Events(
+            partition=self.partition,
+            incarnation=cut.incarnation,
+            generation=cut.generation,
+            start=cut.start,
+            end=cut.end,
+            batch=prepared.batch,
+            columns=prepared.columns,
+            ids=prepared.ids(),
+            received_at=prepared.received_at(),
+        )
+        plan = self._sink.plan(events)
+        reach("delivery.planned")
+        self._sink.write(plan)
+        reach("delivery.written")
+
+    def _settle(self, cut: Cut, events: pa.RecordBatch, prepared: Prepared) -> None:
+        topic, number = self.partition.topic, self.partition.partition
+        timestamps = events.column("timestamp")
+        counted = (
+            (Stage.DELIVERED, prepared.batch.column("timestamp")),
+            (Stage.FILTERED, timestamps.take(pa.array(prepared.filtered))),
+            (Stage.DEAD, timestamps.take(pa.array(prepared.dead))),
+        )
+        with self._log.transaction(self.lease) as transaction:
+            if len(prepared.dead):
+                dead = events.take(pa.array(prepared.dead))
+                refusal = dead_letters.Refusal("sink", self._spec.name, self._pipeline.version, topic, number)
+                columns = [dead.column(name) for name in ("timestamp", "key", "value", "headers")]
+                letters = dead_letters.records(refusal, prepared.causes, *columns)
+                transaction.append(dead_letter_topic(self._pipeline.name), 0, letters)
+            for stage, stamps in counted:
+                transaction.count(
+                    accounting.entries(self._pipeline.name, topic, number, stage, self._spec.name, stamps)
+                )
+            transaction.commit_offset(self._group, topic, number, cut.end)
+            transaction.put(CUTS, self._cut_key, None)
+            reach("delivery.before_settle")
+        reach("delivery.settled")
+        self._offset = cut.end
+
+    def _finish(self, cut: Cut) -> int:
+        """Do again what may have been cut short: prepare the cut as it was, write it unless the target has it, settle it."""
+        if self._offset != cut.start:
+            raise GapError(
+                f"{self.partition}: the log's cut begins at {cut.start}, its committed offset is {self._offset}"
+            )
+        events = self._reread(cut)
+        prepared = prepare(events, self._schemas.at(self.partition.topic, cut.schema).schema, self._filter)
+        reach("delivery.recovering")
+        if self._needs_write(cut):
+            self._write(cut, prepared)
+        self._settle(cut, events, prepared)
+        return events.num_rows
+
+    def _needs_write(self, cut: Cut) -> bool:
+        if self._sink.capabilities.position == "named":
+            return True
+        target = self._sink.position(self.partition)
+        if target is None or target.incarnation != cut.incarnation:
+            if self._log.committed(self._group, self.partition.topic, self.partition.partition) is None:
+                return True
+            raise self._lost_position()
+        if target.offset not in (cut.start, cut.end):
+            raise GapError(
+                f"{self.partition}: the target of {self._group} is at offset {target.offset}, the log knows of {cut.start} and "
+                f"{cut.end}; the target or the log was restored from an older copy"
+            )
+        return target.offset == cut.start
+
+    def _check_target(self, committed: int | None) -> None:
+        """Without a cut under way the target must be exactly where the log says."""
+        target = self._sink.position(self.partition)
+        if target is not None and target.incarnation != self._incarnation:
+            target = None
+        if target is None and committed is None:
+            return
+        if target is None:
+            raise self._lost_position()
+        if target.offset != committed:
+            raise GapError(
+                f"{self.partition}: the target of {self._group} is at offset {target.offset}, the log at {committed}; the target or "
+                "the log was restored from an older copy, or another log writes there"
+            )
+
+    def _lost_position(self) -> GapError:
+        return GapError(
+            f"{self.partition}: the log says that {self._group} has delivered up to offset {self._offset}, but the target knows "
+            "nothing of it; restore the target, or give the sink another name to deliver everything anew"
+        )
+
+    def _reread(self, cut: Cut) -> pa.RecordBatch:
+        parts, offset = [], cut.start
+        while offset < cut.end:
+            batch = self._log.read(
+                self.partition.topic, self.partition.partition, offset, max_rows=cut.end - offset
+            )
+            if batch.next_offset == offset:
+                break
+            parts.append(batch.events)
+            offset = batch.next_offset
+        if not parts:
+            return pa.RecordBatch.from_pylist([], BATCH_SCHEMA)
+        whole = pa.concat_batches(parts)
+        inside = int(np.searchsorted(whole.column("offset").to_numpy(), cut.end))
+        return whole.slice(0, inside)

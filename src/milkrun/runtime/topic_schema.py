@@ -1,0 +1,137 @@
+"""The schema by which a pipeline decodes a topic, version by version, kept in the log.
+
+It begins with what is declared and grows with what events bring; a version never changes once stored, so a cut that names its
+version decodes the same for ever. Only the holder of a lease adds a version: two workers can't type a new field differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import pyarrow as pa
+
+from milkrun.codecs.json import grown
+from milkrun.log.protocol import Log
+from milkrun.model.errors import Refused, Transient
+from milkrun.model.schema import EventSchema, from_json_schema, merge
+from milkrun.model.spec import SchemaSpec
+from milkrun.runtime.stores import SCHEMAS
+
+LEASE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaVersion:
+    """One version: the event types whose declared schemas went into it, and the fields. Version 0 is before any event."""
+
+    version: int
+    types: frozenset[str]
+    schema: EventSchema
+
+
+class _Stored(msgspec.Struct):
+    version: int
+    types: list[str]
+    schema: msgspec.Raw
+
+
+class TopicSchemas:
+    """The schemas of one pipeline's topics. Used by one thread."""
+
+    def __init__(self, pipeline: str, spec: SchemaSpec, log: Log, member: str) -> None:
+        self._pipeline = pipeline
+        self._spec = spec
+        self._log = log
+        self._member = member
+        self._declared: dict[str, EventSchema] = {
+            name: from_json_schema(doc) for name, doc in spec.by_type.items()
+        }
+        self._versions: dict[tuple[str, int], SchemaVersion] = {}
+        self._latest: dict[str, SchemaVersion] = {}
+
+    def latest(self, topic: str) -> SchemaVersion:
+        """The newest version known to this worker; another may have gone further."""
+        if topic not in self._latest:
+            self._latest[topic] = self._load_latest(topic)
+        return self._latest[topic]
+
+    def at(self, topic: str, version: int) -> SchemaVersion:
+        """A stored version. Refused where the log doesn't have it."""
+        key = (topic, version)
+        if key not in self._versions:
+            stored = self._log.get(SCHEMAS, self._key(topic, version)) if version else None
+            if version and stored is None:
+                raise Refused(
+                    f"the log has no version {version} of the schema of {topic}; the log file is not the one that was used"
+                )
+            self._versions[key] = (
+                _load(stored) if stored else SchemaVersion(0, frozenset(), _empty(self._spec))
+            )
+        return self._versions[key]
+
+    def lacks(self, topic: str, types: Sequence[str]) -> bool:
+        """Whether declared schemas of these event types haven't gone into the topic's schema yet."""
+        known = self.latest(topic).types
+        return any(name in self._declared and name not in known for name in types)
+
+    def grow(self, topic: str, values: pa.BinaryArray, types: Sequence[str]) -> SchemaVersion:
+        """A newer version that names every field of `values` and all that is declared for `types`.
+
+        Transient while another worker changes this schema; Refused where declared schemas contradict each other.
+        """
+        group = f"schema:{self._pipeline}/{topic}"
+        leases = self._log.join(group, self._member, [topic], LEASE_SECONDS)
+        try:
+            if not leases:
+                raise Transient(f"another worker is changing the schema of {topic}", retry_after=0.05)
+            base = self._latest[topic] = self._load_latest(topic)
+            version = self._next(topic, base, values, types)
+            if version is not base:
+                with self._log.transaction(leases[0]) as transaction:
+                    transaction.put(SCHEMAS, self._key(topic, version.version), _dump(version))
+                self._latest[topic] = self._versions[topic, version.version] = version
+            return version
+        finally:
+            self._log.leave(group, self._member)
+
+    def _next(
+        self, topic: str, base: SchemaVersion, values: pa.BinaryArray, types: Sequence[str]
+    ) -> SchemaVersion:
+        schema, known = base.schema, base.types
+        for name in sorted(set(types) & set(self._declared) - known):
+            merged = merge(schema, self._declared[name])
+            if merged.conflicts:
+                raise Refused(
+                    f"the schemas of types that share the topic {topic} contradict each other ({name}): "
+                    f"{'; '.join(merged.conflicts)}; give each type a topic of its own"
+                )
+            schema, known = merged.schema, known | {name}
+        if self._spec.grow:
+            schema = grown(values, schema)
+        if schema.fields.equals(base.schema.fields, check_metadata=True) and known == base.types:
+            return base
+        return SchemaVersion(base.version + 1, known, schema)
+
+    def _load_latest(self, topic: str) -> SchemaVersion:
+        versions = list(self._log.scan(SCHEMAS, f"{self._pipeline}/{topic}/"))
+        return _load(versions[-1][1]) if versions else self.at(topic, 0)
+
+    def _key(self, topic: str, version: int) -> str:
+        return f"{self._pipeline}/{topic}/{version:08d}"
+
+
+def _empty(spec: SchemaSpec) -> EventSchema:
+    return EventSchema(pa.schema([]), version=0, grow=spec.grow)
+
+
+def _dump(version: SchemaVersion) -> bytes:
+    return msgspec.json.encode(
+        _Stored(version.version, sorted(version.types), msgspec.Raw(version.schema.to_json()))
+    )
+
+
+def _load(stored: bytes) -> SchemaVersion:
+    head = msgspec.json.decode(stored, type=_Stored)
+    return SchemaVersion(head.version, frozenset(head.types), EventSchema.from_json(bytes(head.schema)))

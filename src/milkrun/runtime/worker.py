@@ -1,0 +1,144 @@
+"""A worker: the tasks of a project's pipelines in one process, each in a thread of its own.
+
+Several workers may run one project on one log; leases divide the work. The worker writes what its tasks do into the log every
+`HEARTBEAT_SECONDS`, and does the log's housekeeping.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import structlog
+
+from milkrun.log.protocol import Log
+from milkrun.model.clock import Clock
+from milkrun.model.errors import Fatal, MilkrunError
+from milkrun.model.spec import ProjectSpec
+from milkrun.runtime.progress import State
+from milkrun.runtime.sink_task import SinkTask
+from milkrun.runtime.source_task import SourceTask
+from milkrun.runtime.stores import PROGRESS, dump
+from milkrun.runtime.task import Task
+
+HEARTBEAT_SECONDS = 2.0
+HOUSEKEEP_SECONDS = 30.0
+STOP_SECONDS = 20.0
+
+_logger = structlog.get_logger()
+
+
+class Worker:
+    """Runs every task of a project that falls to it. `name` is unique among the workers on one log."""
+
+    def __init__(self, project: ProjectSpec, log: Log, clock: Clock, name: str) -> None:
+        self.name = name
+        self._log = log
+        self._clock = clock
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._sources: list[SourceTask] = []
+        self._sinks: list[SinkTask] = []
+        for pipeline in project.pipelines:
+            for source in pipeline.sources:
+                self._sources.append(
+                    SourceTask(
+                        pipeline,
+                        source,
+                        folder=project.folder,
+                        log=log,
+                        clock=clock,
+                        member=name,
+                        on_fatal=self._fail,
+                    )
+                )
+            for sink in pipeline.sinks:
+                self._sinks.append(
+                    SinkTask(
+                        pipeline,
+                        sink,
+                        folder=project.folder,
+                        log=log,
+                        clock=clock,
+                        member=name,
+                        on_fatal=self._fail,
+                    )
+                )
+        self._upkeep = threading.Thread(target=self._keep_up, name=f"upkeep {name}", daemon=True)
+
+    @property
+    def _tasks(self) -> list[Task]:
+        return [*self._sources, *self._sinks]
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the worker, if it wasn't `close`."""
+        return self._failure
+
+    @property
+    def idle(self) -> bool:
+        """Sources have nothing more for now, and sinks have delivered everything. Once sources are quiet, asking this makes sinks
+        write what waits at once."""
+        if not all(task.quiet for task in self._sources):
+            return False
+        for sink in self._sinks:
+            sink.flush()
+        return all(task.quiet for task in self._sinks)
+
+    def start(self) -> None:
+        """Start all tasks; returns at once."""
+        for task in self._tasks:
+            task.start()
+        self._upkeep.start()
+
+    def close(self) -> None:
+        """Begin a graceful stop; returns at once. Sources stop taking in; what they took in is made durable and answered."""
+        for task in self._tasks:
+            task.close()
+        self._stop.set()
+
+    def join(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for all tasks to end; whether they did."""
+        deadline = self._clock.monotonic() + timeout
+        ended = [task.join(max(0.0, deadline - self._clock.monotonic())) for task in self._tasks]
+        if self._upkeep.is_alive():
+            self._upkeep.join(max(0.1, deadline - self._clock.monotonic()))
+        return all(ended)
+
+    def terminate(self) -> None:
+        """End the process now. Nothing is lost by that: the next start goes on from the last commits."""
+        os._exit(70)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self.close()
+
+    def _keep_up(self) -> None:
+        housekeep_at = self._clock.monotonic() + HOUSEKEEP_SECONDS
+        while True:
+            stopping = self._clock.wait(self._stop, HEARTBEAT_SECONDS)
+            try:
+                if stopping:
+                    for task in self._tasks:
+                        task.join(STOP_SECONDS)
+                self._beat()
+                if not stopping and self._clock.monotonic() >= housekeep_at:
+                    self._log.housekeep()
+                    housekeep_at = self._clock.monotonic() + HOUSEKEEP_SECONDS
+            except Fatal as error:
+                self._fail(error)
+                return
+            except MilkrunError as error:
+                _logger.warning("upkeep failed", worker=self.name, error=str(error))
+            if stopping:
+                return
+
+    def _beat(self) -> None:
+        tasks = [task.progress.snapshot() for task in self._tasks]
+        record = {"at": self._clock.now(), "pid": os.getpid(), "tasks": tasks}
+        with self._log.transaction() as transaction:
+            transaction.put(PROGRESS, self.name, dump(record))
+
+    def states(self) -> list[State]:
+        """The tasks' states, sources before sinks."""
+        return [task.progress.state for task in self._tasks]
