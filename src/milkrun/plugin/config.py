@@ -7,10 +7,11 @@ gives them; `parse` returns the dataclass or raises ConfigErrors that name each 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -101,8 +102,7 @@ def parse(config: type[T], raw: Mapping[str, Any], *, path: tuple[str | int, ...
     values: dict[str, Any] = {}
     for name in raw:
         if name not in fields:
-            known = ", ".join(fields) or "nothing"
-            errors.append(ConfigError(f"unknown option {name!r}", f"known are: {known}", path=(*path, name)))
+            errors.append(ConfigError(f"unknown option {name!r}", suggest(name, fields), path=(*path, name)))
     for name, item in fields.items():
         if name not in raw:
             if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
@@ -124,6 +124,14 @@ def parse(config: type[T], raw: Mapping[str, Any], *, path: tuple[str | int, ...
     if errors:
         raise ConfigErrors(errors)
     return config(**values)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """What to write instead of an unknown name: the nearest known one, if any is near, and all that are known."""
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names, n=1)
+    perhaps = f"perhaps {nearest[0]!r} is meant; " if nearest else ""
+    return f"{perhaps}known are: {', '.join(names) or 'nothing'}"
 
 
 def convert(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:

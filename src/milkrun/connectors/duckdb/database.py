@@ -1,0 +1,201 @@
+"""A DuckDB file as this process's sinks share it: open while cuts follow one another, closed soon after.
+
+DuckDB locks its file against other processes for as long as it is open. So the file is opened for a write, kept open for a moment in case
+the next write follows at once, and after half a second of writes closed for long enough that a waiting reader gets in.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import structlog
+
+from milkrun.connectors.duckdb.failures import not_a_database, translated
+from milkrun.model.errors import Refused
+
+_logger = structlog.get_logger(__name__)
+
+IDLE_SECONDS = 0.03
+"""How long the file stays open in case another write follows."""
+
+HOLD_SECONDS = 0.5
+"""How long writes that follow one another may keep the file."""
+
+BREATH_SECONDS = 0.06
+"""How long it then stays closed; readers that wait look every `READER_SECONDS`."""
+
+READER_SECONDS = 0.02
+
+MAGIC, MAGIC_OFFSET = b"DUCK", 8
+"""Bytes 8 to 11 of every DuckDB file (https://duckdb.org/docs/stable/internals/storage)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Limits of the DuckDB instance; of several sinks on one file those of the one that opens it hold."""
+
+    memory_bytes: int | None = None
+    threads: int | None = None
+
+    def statements(self) -> list[str]:
+        """SQL that sets the limits and locks the instance: no extension is loaded, no other file touched."""
+        limits = []
+        if self.memory_bytes is not None:
+            limits.append(f"SET memory_limit='{self.memory_bytes}B'")
+        if self.threads is not None:
+            limits.append(f"SET threads={self.threads}")
+        return [
+            "SET autoinstall_known_extensions=false",
+            "SET autoload_known_extensions=false",
+            "SET allow_community_extensions=false",
+            *limits,
+            "SET enable_external_access=false",
+            "SET lock_configuration=true",
+        ]
+
+
+def run(
+    cursor: duckdb.DuckDBPyConnection, statement: str, parameters: Sequence[object] = ()
+) -> list[tuple[Any, ...]]:
+    """Execute a statement and fetch all it returns: DuckDB wants a result finished before the next step."""
+    return cursor.execute(statement, list(parameters)).fetchall()
+
+
+class Database:
+    """One file. Sinks get it by `acquire` and give it back by `release`; `session` may be called from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._users = 0
+        self._exclusive = 0
+        self._turn = 0
+        self._opened_at = 0.0
+        self._free_until = 0.0
+
+    @contextmanager
+    def session(self, settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The file, open and for this thread alone. What isn't committed at the end is rolled back.
+
+        Transient where another process holds the file; Refused where it can't be opened at all.
+        """
+        with self._lock:
+            self._turn += 1
+            connection = self._open(settings)
+            cursor = connection.cursor()
+            healthy = False
+            try:
+                yield cursor
+                healthy = True
+            finally:
+                with suppress(duckdb.Error):
+                    cursor.close()
+                self._rest(healthy)
+
+    def _open(self, settings: Settings) -> duckdb.DuckDBPyConnection:
+        if self._connection is None:
+            # Readers of other processes wait for this pause.
+            pause = self._free_until - time.monotonic()
+            if pause > 0:
+                time.sleep(pause)
+            self._connection = _connect(self.path, settings)
+            self._opened_at = time.monotonic()
+        return self._connection
+
+    def _rest(self, healthy: bool) -> None:
+        """After a session: keep the file open for now, or close it."""
+        if not healthy:
+            # Its state after an error is DuckDB's guess; opening it anew recovers from the file.
+            self._close()
+        elif self._exclusive:
+            return
+        elif time.monotonic() - self._opened_at >= HOLD_SECONDS:
+            self._close()
+            self._free_until = time.monotonic() + BREATH_SECONDS
+        else:
+            timer = threading.Timer(IDLE_SECONDS, self._close_if_idle, [self._turn])
+            timer.name = "milkrun-duckdb-close"
+            timer.start()
+
+    def _close_if_idle(self, turn: int) -> None:
+        with self._lock:
+            if self._turn == turn:
+                self._close()
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except duckdb.Error as error:
+                # What was committed is in the write-ahead log; the next opening brings it into the file.
+                _logger.warning("duckdb.close_failed", path=str(self.path), error=type(error).__name__)
+
+    def _use(self, users: int, exclusive: bool) -> int:
+        with self._lock:
+            self._users += users
+            self._exclusive += users if exclusive else 0
+            if self._users == 0 or (users < 0 and self._exclusive == 0):
+                self._turn += 1
+                self._close()
+            return self._users
+
+
+_registry_lock = threading.Lock()
+_databases: dict[str, Database] = {}
+
+
+def acquire(path: Path, *, exclusive: bool) -> Database:
+    """The database at `path`, shared with all who name the same file; each acquisition needs its `release`."""
+    real = os.path.realpath(path)
+    with _registry_lock:
+        database = _databases.setdefault(real, Database(Path(real)))
+        database._use(1, exclusive)
+        return database
+
+
+def release(database: Database, *, exclusive: bool) -> None:
+    """Give it back; the last one closes the file."""
+    with _registry_lock:
+        if database._use(-1, exclusive) == 0:
+            _databases.pop(str(database.path), None)
+
+
+def check_file(path: Path) -> None:
+    """Refused where there is a file at `path` that isn't DuckDB's; DuckDB itself might fetch an extension for it."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(MAGIC_OFFSET + len(MAGIC))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Refused(
+            f"{path} can't be read: {error.strerror}; give the path of a file that Milkrun may write"
+        ) from error
+    if head[MAGIC_OFFSET:] != MAGIC:
+        raise not_a_database(path)
+
+
+def _connect(path: Path, settings: Settings) -> duckdb.DuckDBPyConnection:
+    check_file(path)
+    # Settings are set afterwards, not given to `connect`: DuckDB lets one process open a file again only with equal ones.
+    with translated(path, "opening"):
+        connection = duckdb.connect(str(path))
+    try:
+        with translated(path, "opening"):
+            ((locked,),) = run(connection, "SELECT current_setting('lock_configuration')")
+            for statement in [] if locked else settings.statements():
+                run(connection, statement)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

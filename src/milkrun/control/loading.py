@@ -1,0 +1,209 @@
+"""From a project's folder to a `ProjectSpec`, or to all mistakes in its files at once, each with file, line and column.
+
+`milkrun.yaml` says where the log is; each file of `pipelines/` declares a pipeline. The keys are declared in
+`milkrun.control.sections` and documented in docs/reference/project-files.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from milkrun.control.documents import Document, read_document
+from milkrun.control.mistakes import Mistakes
+from milkrun.control.pipelines import NAME, PipelineReader
+from milkrun.control.references import resolve
+from milkrun.control.sections import (
+    DefaultsSection,
+    EmbeddedSection,
+    LogSection,
+    ProjectFile,
+    ServerSection,
+    TopicSection,
+)
+from milkrun.control.topics import topic_spec
+from milkrun.model.errors import ConfigError, ConfigErrors, NotFound
+from milkrun.model.spec import EmbeddedLogSpec, PipelineSpec, ProjectSpec, ServerSpec, TopicSpec
+
+PROJECT_FILE = "milkrun.yaml"
+PIPELINES = "pipelines"
+MAX_PIPELINES = 1_000
+
+
+@dataclass(frozen=True)
+class LoadedProject:
+    """A project, with what it was made of: `definitions` are the pipelines' documents, references not replaced."""
+
+    spec: ProjectSpec
+    definitions: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What `milkrun.yaml` says."""
+
+    name: str
+    log: EmbeddedLogSpec
+    server: ServerSpec
+    topics: TopicSpec
+    teams: Mapping[str, str] | None
+
+
+def load_project(folder: str | Path, environment: Mapping[str, str] | None = None) -> ProjectSpec:
+    """The project in `folder`. Raises ConfigErrors with every mistake; NotFound where there is no project."""
+    return load(folder, environment).spec
+
+
+def load(folder: str | Path, environment: Mapping[str, str] | None = None) -> LoadedProject:
+    """The project in `folder` with its definitions; `environment` (the process's own unless given) is for references."""
+    root = Path(folder).absolute()
+    if not (root / PROJECT_FILE).is_file():
+        raise NotFound(f"{root} is no project: it has no {PROJECT_FILE}; make one with `milkrun init`")
+    return _Loader(root, os.environ if environment is None else environment).load()
+
+
+class _Loader:
+    def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
+        self._root = root
+        self._environment = environment
+        self._errors: list[ConfigError] = []
+        self._pipelines: dict[str, PipelineSpec] = {}
+        self._definitions: dict[str, Any] = {}
+        self._files: dict[str, str] = {}
+
+    def load(self) -> LoadedProject:
+        head = self._head()
+        for path in self._pipeline_files():
+            self._pipeline(path, head)
+        self._check_topics()
+        if self._errors:
+            raise ConfigErrors(sorted(self._errors, key=_order))
+        spec = ProjectSpec(
+            head.name, self._root, head.log, tuple(self._pipelines[n] for n in sorted(self._pipelines)), head.server
+        )
+        return LoadedProject(spec, self._definitions, tuple(_warnings(spec)))
+
+    def _open(self, path: Path) -> tuple[Mistakes, Any] | None:
+        """A file's resolved values and where to put its mistakes; None where it is no YAML."""
+        try:
+            document = read_document(path, path.relative_to(self._root).as_posix())
+        except ConfigErrors as errors:
+            self._errors.extend(errors.errors)
+            return None
+        except ConfigError as error:
+            self._errors.append(error)
+            return None
+        resolved = resolve(document, self._root, self._environment)
+        return Mistakes(document, resolved), resolved.value
+
+    # -- milkrun.yaml
+
+    def _head(self) -> _Head:
+        opened = self._open(self._root / PROJECT_FILE)
+        if opened is None:
+            empty = Document(PROJECT_FILE, {})
+            opened = Mistakes(empty, resolve(empty, self._root, {})), {}
+        mistakes, raw = opened
+        file = mistakes.section(ProjectFile, raw, ())
+        section = file.server or ServerSection()
+        topics = (file.defaults or DefaultsSection()).topics or TopicSection()
+        head = _Head(
+            name=file.name if file.name is not None else self._root.name,
+            log=self._log(file.log, mistakes),
+            server=ServerSpec(section.host, section.port),
+            topics=topic_spec("_", topics, TopicSpec("_"), mistakes, ("defaults", "topics")),
+            teams=file.teams,
+        )
+        self._errors.extend(mistakes.found)
+        return head
+
+    def _log(self, raw: Any, mistakes: Mistakes) -> EmbeddedLogSpec:
+        section = EmbeddedSection()
+        if raw == "kafka" or (isinstance(raw, Mapping) and "kafka" in raw):
+            path = ("log", "kafka") if isinstance(raw, Mapping) else ("log",)
+            mistakes.add("this version has no log on Kafka", "write log: embedded", path)
+        elif isinstance(raw, Mapping):
+            section = mistakes.section(LogSection, raw, ("log",)).embedded or section
+        elif raw != "embedded":
+            mistakes.add(f"{str(raw)[:60]!r} is no log", "write log: embedded", ("log",))
+        return EmbeddedLogSpec(self._root / section.path)
+
+    # -- pipelines
+
+    def _pipeline_files(self) -> list[Path]:
+        folder = self._root / PIPELINES
+        if not folder.is_dir():
+            return []
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
+        return files[:MAX_PIPELINES]
+
+    def _pipeline(self, path: Path, head: _Head) -> None:
+        opened = self._open(path)
+        if opened is None:
+            return
+        mistakes, raw = opened
+        pipeline = PipelineReader(raw, path.stem, self._root, mistakes).read(head.topics)
+        if head.teams is not None and pipeline.owner not in head.teams:
+            mistakes.add(
+                f"the owner {pipeline.owner!r} is no team of {PROJECT_FILE}",
+                f"name one of: {', '.join(head.teams)}",
+                ("owner",),
+            )
+        name, file = pipeline.name, mistakes.document.file
+        if name in self._files:
+            mistakes.add(
+                f"a second pipeline called {name!r}; the first is in {self._files[name]}",
+                "give it another name",
+                ("pipeline",),
+            )
+        else:
+            self._files[name] = file
+            self._pipelines[name] = replace(pipeline, version=_version(mistakes.document.value, pipeline))
+            self._definitions[name] = mistakes.document.value
+        self._errors.extend(mistakes.found)
+
+    def _check_topics(self) -> None:
+        """One topic has one set of settings, whoever declares it."""
+        declared: dict[str, tuple[TopicSpec, str]] = {}
+        for name, pipeline in self._pipelines.items():
+            for topic, spec in pipeline.topics.items():
+                first, where = declared.setdefault(topic, (spec, self._files[name]))
+                if first != spec:
+                    what = f"{where} declares the topic {topic} with other settings than {self._files[name]}"
+                    self._errors.append(ConfigError(what, "declare it in one of them"))
+
+
+def _order(error: ConfigError) -> tuple[bool, str, int, int]:
+    place = error.location
+    if place is None:
+        return (True, "", 0, 0)
+    return (place.file != PROJECT_FILE, place.file, place.line, place.column)
+
+
+def _version(definition: Any, pipeline: PipelineSpec) -> str:
+    """A digest of all that decides what the pipeline does, with secrets as references."""
+    base = pipeline.topic_defaults
+    parts = [definition, pipeline.schema.by_type, [base.partitions, base.retention_seconds, base.retention_bytes, base.compact]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _warnings(project: ProjectSpec) -> list[str]:
+    found = []
+    if not project.pipelines:
+        found.append(f"the project has no pipelines: write one into {PIPELINES}/")
+    for pipeline in project.pipelines:
+        if not pipeline.sinks:
+            found.append(f"pipeline {pipeline.name}: it has no sinks, events stay in the log")
+        for sink in pipeline.sinks:
+            if not sink.topics:
+                found.append(f"pipeline {pipeline.name}: the sink {sink.name} takes no topics: name some")
+    return found
+
+
+__all__ = ["NAME", "PIPELINES", "PROJECT_FILE", "LoadedProject", "load", "load_project"]

@@ -1,0 +1,307 @@
+"""A source and a sink that do as a test tells them: give these batches, fail at that call, keep what was written in memory.
+
+What outlives a connector (the far side's events, the target's rows) is an object of the test, `SourceScript` or `MemoryTarget`;
+`connector()` makes the class that the runtime instantiates as often as it likes. Both fakes keep the contracts that
+`SourceContract` and `SinkContract` test.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from milkrun.model.batch import HEADERS, TopicPartition
+from milkrun.model.errors import Fenced
+from milkrun.model.spec import CutSpec
+from milkrun.plugin import (
+    Delivery,
+    Events,
+    Fault,
+    Outcome,
+    Plan,
+    Received,
+    Sink,
+    SinkCapabilities,
+    Source,
+    SourceCapabilities,
+    TargetPosition,
+)
+
+POSITION_SOURCE = SourceCapabilities(Delivery.EXACTLY_ONCE, "position", "one worker")
+"""What a `SourceScript` says of itself unless told otherwise."""
+
+ACK_SOURCE = SourceCapabilities(Delivery.AT_LEAST_ONCE, "ack", "every worker")
+"""A source whose far side keeps what isn't acknowledged."""
+
+STORED_SINK = SinkCapabilities(Delivery.EXACTLY_ONCE, "stored", "partitions")
+"""What a `MemoryTarget` says of itself unless told otherwise."""
+
+NAMED_SINK = SinkCapabilities(Delivery.IDEMPOTENT, "named", "partitions")
+"""A sink whose names carry the position: a cut written twice is there once."""
+
+Failures = Mapping[tuple[str, int], BaseException]
+"""Which call of a method fails and how: `("poll", 2)` is the second poll, counted over all instances from 1. A failure happens once."""
+
+
+def received(
+    values: Sequence[bytes | None],
+    *,
+    headers: Sequence[Mapping[str, bytes]] | None = None,
+    attributes: Mapping[str, Sequence[str | None]] | None = None,
+    keys: Sequence[bytes | None] | None = None,
+    position: Any = None,
+    token: Any = None,
+    faults: Sequence[Fault] = (),
+) -> Received:
+    """A `Received` of plain Python values, a row an event."""
+    rows = [[] if headers is None else list(headers[row].items()) for row in range(len(values))]
+    return Received(
+        values=pa.array(values, pa.binary()),
+        headers=pa.array(
+            [[{"key": key, "value": value} for key, value in row] for row in rows], type=HEADERS
+        ),
+        attributes={name: pa.array(column, pa.string()) for name, column in (attributes or {}).items()},
+        keys=None if keys is None else pa.array(keys, pa.binary()),
+        position=position,
+        token=token,
+        faults=faults,
+    )
+
+
+_CUT = CutSpec(rows=1000, bytes=1 << 20, seconds=1.0)
+
+_NEVER = threading.Event()
+"""An event that nobody sets: waiting for it is waiting for time to pass."""
+
+
+class Calls:
+    """Counts the calls of each method, and raises where the test wants a failure."""
+
+    def __init__(self, failures: Failures) -> None:
+        self.failures = dict(failures)
+        self.counts: dict[str, int] = {}
+
+    def reach(self, method: str) -> None:
+        """One more call of `method`. Raises what `failures` has for it."""
+        number = self.counts[method] = self.counts.get(method, 0) + 1
+        error = self.failures.get((method, number))
+        if error is not None:
+            raise error
+
+
+@dataclass(frozen=True, slots=True)
+class NoConfig:
+    """A connector without options."""
+
+
+@dataclass
+class SourceScript:
+    """The far side of a `ScriptedSource`: its batches, and what the source was told.
+
+    `batches` come one a poll; None is a poll without events. With `resume="position"` the script gives each batch its position,
+    the index of the next one; with `ack` a batch that wasn't settled comes again to the next instance, first of all.
+    Failures may be put on `open`, `poll`, `settle` and `close`.
+    """
+
+    batches: list[Received | None] = field(default_factory=list)
+    capabilities: SourceCapabilities = POSITION_SOURCE
+    failures: Failures = field(default_factory=dict)
+    opened: list[Any] = field(default_factory=list)
+    """The position of each `open`."""
+    settled: list[tuple[Received, Outcome]] = field(default_factory=list)
+    """What was settled, in order."""
+    closed: int = 0
+    drained: int = 0
+    throttled: list[bool] = field(default_factory=list)
+    acknowledged: set[int] = field(default_factory=set)
+    """Indexes of the batches that were settled."""
+
+    def __post_init__(self) -> None:
+        self.calls = Calls(self.failures)
+
+    def connector(self) -> type[ScriptedSource]:
+        """A source class of this script, for the registry or a test to instantiate."""
+        return type(
+            "BoundScriptedSource", (ScriptedSource,), {"script": self, "capabilities": self.capabilities}
+        )
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every batch was settled."""
+        return all(
+            index in self.acknowledged for index, batch in enumerate(self.batches) if batch is not None
+        )
+
+
+class ScriptedSource(Source):
+    """Gives a script's batches; made by `SourceScript.connector`. Waits by the injected clock where the script has nothing."""
+
+    name = "scripted"
+    summary = "Gives the batches of a test's script."
+    Config = NoConfig
+    capabilities = POSITION_SOURCE
+    script: ClassVar[SourceScript]
+
+    def open(self, position: Any) -> None:
+        script = self.script
+        script.opened.append(position)
+        script.calls.reach("open")
+        if self.capabilities.resume == "position":
+            self._pending = list(range(position or 0, len(script.batches)))
+        else:
+            self._pending = [i for i in range(len(script.batches)) if i not in script.acknowledged]
+        self._known = len(script.batches)
+        self._draining = False
+
+    def poll(self, max_events: int, timeout: float) -> Received | None:
+        script = self.script
+        script.calls.reach("poll")
+        self._pending.extend(range(self._known, len(script.batches)))
+        self._known = len(script.batches)
+        batch = script.batches[self._pending[0]] if self._pending and not self._draining else None
+        if batch is None:
+            if self._pending and not self._draining:
+                self._pending.pop(0)
+            self.context.clock.wait(_NEVER, timeout)
+            return None
+        index = self._pending.pop(0)
+        if self.capabilities.resume == "position":
+            return replace(batch, position=index + 1, token=index)
+        return replace(batch, token=index)
+
+    def settle(self, received: Received, outcome: Outcome) -> None:
+        self.script.calls.reach("settle")
+        self.script.settled.append((received, outcome))
+        self.script.acknowledged.add(received.token)
+
+    def close(self) -> None:
+        self.script.closed += 1
+        self.script.calls.reach("close")
+
+    def drain(self) -> None:
+        self.script.drained += 1
+        self._draining = True
+
+    def throttle(self, on: bool) -> None:
+        self.script.throttled.append(on)
+
+
+@dataclass
+class MemoryTarget:
+    """The target of a `MemorySink`: what is in it outlives the sink's instances.
+
+    Failures may be put on `open`, `position`, `plan`, `write` (nothing was written), `written` (all was, but the answer got
+    lost), `audit` and `close`. With `stored` positions a cut that doesn't begin at the target's position is `Fenced`.
+    """
+
+    capabilities: SinkCapabilities = STORED_SINK
+    failures: Failures = field(default_factory=dict)
+    cut: CutSpec = _CUT
+    keyed: bool = False
+    cuts: dict[tuple[TopicPartition, str, int, int], Events] = field(default_factory=dict)
+    """What was written, by partition, incarnation, generation and start."""
+    positions: dict[TopicPartition, TargetPosition] = field(default_factory=dict)
+    writes: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
+    """Each write that came to its end: partition, start, end."""
+
+    def __post_init__(self) -> None:
+        self.calls = Calls(self.failures)
+
+    def connector(self) -> type[MemorySink]:
+        """A sink class of this target, for the registry or a test to instantiate."""
+        members = {"target": self, "capabilities": self.capabilities, "default_cut": self.cut}
+        return type("BoundMemorySink", (MemorySink,), members)
+
+    def topics(self) -> list[str]:
+        """The topics something was written of."""
+        return sorted({events.partition.topic for events in self.cuts.values()})
+
+    def values(self, topic: str, partition: int | None = None) -> list[bytes | None]:
+        """The events' values, in the order of partitions and offsets."""
+        return [value for _, _, value in self._rows(topic, partition)]
+
+    def offsets(self, topic: str) -> list[tuple[int, int]]:
+        """Partition and offset of each event, in their order."""
+        return [(number, offset) for number, offset, _ in self._rows(topic, None)]
+
+    def rows(self, topic: str) -> list[dict[str, Any]]:
+        """The decoded columns of each event, in the order of partitions and offsets."""
+        cuts = sorted(
+            (events for events in self.cuts.values() if events.partition.topic == topic),
+            key=lambda events: (events.partition.partition, events.start),
+        )
+        return [row for events in cuts for row in events.columns.to_pylist()]
+
+    def _rows(self, topic: str, partition: int | None) -> list[tuple[int, int, bytes | None]]:
+        found = []
+        for events in self.cuts.values():
+            number = events.partition.partition
+            if events.partition.topic == topic and partition in (None, number):
+                offsets, values = events.batch.column("offset"), events.batch.column("value")
+                pairs = zip(offsets.to_pylist(), values.to_pylist(), strict=True)
+                found += [(number, offset, value) for offset, value in pairs]
+        return sorted(found, key=lambda row: row[:2])
+
+
+class MemorySink(Sink):
+    """Writes to a `MemoryTarget`; made by `MemoryTarget.connector`."""
+
+    name = "memory"
+    summary = "Keeps rows in memory, for tests."
+    Config = NoConfig
+    capabilities = STORED_SINK
+    default_cut = _CUT
+    target: ClassVar[MemoryTarget]
+
+    def open(self) -> None:
+        self.target.calls.reach("open")
+
+    def position(self, partition: TopicPartition) -> TargetPosition | None:
+        self.target.calls.reach("position")
+        return self.target.positions.get(partition) if self.capabilities.position == "stored" else None
+
+    def plan(self, events: Events) -> Plan:
+        self.target.calls.reach("plan")
+        return Plan(events)
+
+    def write(self, plan: Plan) -> None:
+        target, events = self.target, plan.events
+        target.calls.reach("write")
+        key = (events.partition, events.incarnation, events.generation, events.start)
+        if self.capabilities.position == "stored":
+            self._advance(events)
+        target.cuts[key] = events
+        target.writes.append((events.partition, events.start, events.end))
+        target.calls.reach("written")
+
+    def _advance(self, events: Events) -> None:
+        at = self.target.positions.get(events.partition)
+        same = at is not None and (at.incarnation, at.generation) == (events.incarnation, events.generation)
+        if at is not None and same and at.offset != events.start:
+            raise Fenced(
+                f"{events.partition}: the target is at offset {at.offset}, the cut begins at {events.start}; "
+                "another owner has written"
+            )
+        position = TargetPosition(events.incarnation, events.generation, events.end)
+        self.target.positions[events.partition] = position
+
+    def audit(self, topic: str) -> pa.Table:
+        self.target.calls.reach("audit")
+        places = self.target.offsets(topic)
+        return pa.table(
+            {
+                "partition": pa.array([number for number, _ in places], pa.int32()),
+                "offset": pa.array([offset for _, offset in places], pa.int64()),
+            }
+        )
+
+    @property
+    def keyed(self) -> bool:
+        return self.target.keyed
+
+    def close(self) -> None:
+        self.target.calls.reach("close")

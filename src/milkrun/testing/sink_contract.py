@@ -1,0 +1,554 @@
+"""What every sink must do, as tests: subclass `SinkContract`, say how to make your sink and how to read its target back.
+
+The suite drives a sink as the runtime does, cut by cut, through growth of the schema, crashes, other owners and re-created
+topics, and compares what the target holds with what was planned. `Event` and `cut` build the input and serve other tests too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from milkrun.model.batch import BATCH_SCHEMA, TIMESTAMP, TopicPartition
+from milkrun.model.errors import Fenced
+from milkrun.plugin.sink import Events, Sink, SinkContext, TargetPosition
+from milkrun.testing.clock import ManualClock
+
+EPOCH = datetime(2026, 11, 24, 12, tzinfo=UTC)
+"""When the first event (offset 0) of a cut happened; each further offset is a second later."""
+
+JSON_TEXT = {b"milkrun.json": b"1"}
+"""Field metadata of a string column that holds JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event of a test: `fields` is its value decoded, None a tombstone. Times follow from the offset."""
+
+    offset: int
+    fields: Mapping[str, Any] | None = None
+    key: bytes | None = None
+    id: str | None = None
+
+    @property
+    def timestamp(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.offset)
+
+    @property
+    def received_at(self) -> datetime:
+        return self.timestamp + timedelta(milliseconds=250)
+
+    def row(self, partition: TopicPartition) -> dict[str, Any]:
+        """The event as a target holds it: metadata columns, then fields."""
+        return {
+            "_topic": partition.topic,
+            "_partition": partition.partition,
+            "_offset": self.offset,
+            "_id": self.id,
+            "_key": None if self.key is None else self.key.decode(),
+            "_timestamp": self.timestamp,
+            "_received_at": self.received_at,
+            **(self.fields or {}),
+        }
+
+
+def cut(
+    events: Sequence[Event],
+    schema: pa.Schema,
+    *,
+    topic: str = "shop.order",
+    partition: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    incarnation: str = "first",
+    generation: int = 1,
+) -> Events:
+    """A cut of these events (ascending offsets), decoded by `schema`. Without `start` and `end` it spans just them."""
+    stamps = pa.array([event.timestamp for event in events], TIMESTAMP)
+    rows: list[dict[str, Any]] = [
+        {
+            "offset": event.offset,
+            "timestamp": event.timestamp,
+            "key": event.key,
+            "value": None if event.fields is None else json.dumps(event.fields, default=str).encode(),
+            "headers": [],
+        }
+        for event in events
+    ]
+    columns = [
+        pa.array([(event.fields or {}).get(field.name) for event in events], field.type) for field in schema
+    ]
+    return Events(
+        partition=TopicPartition(topic, partition),
+        incarnation=incarnation,
+        generation=generation,
+        start=events[0].offset if start is None else start,
+        end=events[-1].offset + 1 if end is None else end,
+        batch=pa.Table.from_pylist(rows, BATCH_SCHEMA),
+        columns=_table(columns, schema, len(events)),
+        ids=pa.chunked_array([pa.array([event.id for event in events], pa.string())]),
+        received_at=pa.chunked_array([pa.array([event.received_at for event in events], stamps.type)]),
+    )
+
+
+def _table(columns: list[pa.Array], schema: pa.Schema, rows: int) -> pa.Table:
+    if columns:
+        return pa.Table.from_arrays(columns, schema=schema)
+    return pa.table({"_": pa.nulls(rows)}).select([])
+
+
+def context(folder: Path, *, pipeline: str = "shop", name: str = "target") -> SinkContext:
+    """The surroundings of a sink in a test."""
+    return SinkContext(pipeline, name, folder, ManualClock())
+
+
+def normal(value: Any) -> Any:
+    """A value with absent and null members of objects made equal, as targets differ in which of the two they show."""
+    if isinstance(value, Mapping):
+        return {name: normal(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [normal(item) for item in value]
+    return value
+
+
+TYPES = pa.schema(
+    [
+        pa.field("quantity", pa.int32()),
+        pa.field("cents", pa.int64()),
+        pa.field("weight", pa.float64()),
+        pa.field("paid", pa.bool_()),
+        pa.field("shop", pa.string()),
+        pa.field("price", pa.decimal128(38, 9)),
+        pa.field("placed_at", pa.timestamp("us", tz="UTC")),
+        pa.field("due", pa.date32()),
+        pa.field("slot", pa.time64("us")),
+        pa.field("extra", pa.string(), metadata=JSON_TEXT),
+        pa.field(
+            "customer",
+            pa.struct(
+                [
+                    pa.field("name", pa.string()),
+                    pa.field("address", pa.struct([("city", pa.string()), ("lines", pa.list_(pa.string()))])),
+                    pa.field("tags", pa.string(), metadata=JSON_TEXT),
+                ]
+            ),
+        ),
+        pa.field("lines", pa.list_(pa.struct([("sku", pa.string()), ("count", pa.int64())]))),
+        pa.field("matrix", pa.list_(pa.list_(pa.float64()))),
+    ]
+)
+"""One field of every type that a schema may have."""
+
+FULL = {
+    "quantity": -(2**31),
+    "cents": 2**63 - 1,
+    "weight": 0.1,
+    "paid": False,
+    "shop": "Bäckerei „Süß“ \U0001f950\n\ttwo lines, 'quoted' \"twice\" \\",
+    "price": Decimal("12345678901234567890123456789.123456789"),
+    "placed_at": datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+    "due": date(2028, 2, 29),
+    "slot": time(23, 59, 59, 999999),
+    "extra": '{"b": [1.50, null], "a": {"deep": true}}',
+    "customer": {
+        "name": "Zoë",
+        "address": {"city": "'s-Hertogenbosch", "lines": ["1", "", "3"]},
+        "tags": '["x", 1]',
+    },
+    "lines": [{"sku": "a", "count": 1}, {"sku": None, "count": -(2**63)}],
+    "matrix": [[1.5, -0.0], [], [5e-324, 1.7976931348623157e308]],
+}
+"""A value of `TYPES` at the edges of its types."""
+
+SPARSE = {
+    "shop": "",
+    "customer": {"name": None, "address": {"city": "Gent", "lines": []}, "tags": None},
+    "lines": [],
+    "matrix": [None, [None]],
+}
+
+ORDER = pa.schema([pa.field("sku", pa.string()), pa.field("count", pa.int64())])
+"""The small schema of most tests."""
+
+
+def orders(*offsets: int, key: str | None = None) -> list[Event]:
+    """Small events at these offsets, one key each or all of `key`."""
+    return [
+        Event(
+            offset,
+            {"sku": f"sku-{offset % 7}", "count": offset},
+            (key or f"key-{offset}").encode(),
+            f"id-{offset}",
+        )
+        for offset in offsets
+    ]
+
+
+class SinkContract(ABC):
+    """The suite. Each test gets an empty folder; two sinks made for one folder write to the same target."""
+
+    @abstractmethod
+    def make(self, folder: Path) -> Sink:
+        """A new sink that appends, not yet open, with `context(folder)`, its target below `folder` or told by it."""
+
+    @abstractmethod
+    def rows(self, folder: Path, topic: str) -> list[dict[str, Any]]:
+        """All that the target holds of a topic, read back by means other than the sink's: a dict of column to value a row.
+
+        Values as pyarrow's `to_pylist` gives them (aware datetimes, Decimal, dict, list); an empty list where there is nothing.
+        No sink may be open on the folder meanwhile.
+        """
+
+    def make_upsert(self, folder: Path) -> Sink | None:
+        """A new sink that keeps the last event of each key; None where the connector has no such mode."""
+        return None
+
+    def field_name(self, name: str) -> str:
+        """How the target names a field of that name."""
+        return name
+
+    # -- how the suite drives a sink
+
+    @contextmanager
+    def opened(self, folder: Path) -> Iterator[Sink]:
+        """A sink, open within the block."""
+        sink = self.make(folder)
+        try:
+            sink.open()
+            yield sink
+        finally:
+            sink.close()
+
+    def deliver(self, folder: Path, *cuts: Events) -> None:
+        """Open a sink, write the cuts, close it."""
+        with self.opened(folder) as sink:
+            for each in cuts:
+                sink.write(sink.plan(each))
+
+    def held(self, folder: Path, topic: str = "shop.order") -> list[dict[str, Any]]:
+        """The topic's rows in the order of partition and offset, nulls left out."""
+        rows = [normal(row) for row in self.rows(folder, topic)]
+        return sorted(rows, key=lambda row: (row["_partition"], row["_offset"]))
+
+    def expected(
+        self, events: Sequence[Event], topic: str = "shop.order", partition: int = 0
+    ) -> list[dict[str, Any]]:
+        """The rows of these events, nulls left out."""
+        where = TopicPartition(topic, partition)
+        metadata = set(Event(0).row(where))
+        return [
+            normal(
+                {
+                    name if name in metadata else self.field_name(name): value
+                    for name, value in event.row(where).items()
+                }
+            )
+            for event in events
+        ]
+
+    @staticmethod
+    def is_stored(sink: Sink) -> bool:
+        return sink.capabilities.position == "stored"
+
+    # -- values
+
+    def test_values_of_every_type_come_back_equal(self, tmp_path: Path) -> None:
+        events = [Event(0, FULL, b"k", "id-0"), Event(1, SPARSE, b"", ""), Event(2, {}, None, None)]
+        self.deliver(tmp_path, cut(events, TYPES))
+        held = self.held(tmp_path)
+        assert held == self.expected(events)
+        assert math.copysign(1, held[0]["matrix"][0][1]) == -1
+
+    def test_a_tombstone_is_a_row_without_fields(self, tmp_path: Path) -> None:
+        events = [Event(0, {"sku": "a"}, b"k"), Event(1, None, b"k")]
+        self.deliver(tmp_path, cut(events, ORDER))
+        assert self.held(tmp_path) == self.expected(events)
+
+    def test_names_of_fields_may_be_anything(self, tmp_path: Path) -> None:
+        names = ['quo"te', "a.b", "semi;--", "ünïcödé \U0001f95b", " ", "x" * 300, "select", "{curly}", "%s"]
+        fields = {name: f"of {index}" for index, name in enumerate(names)}
+        nested = {"in": dict(fields)}
+        schema = pa.schema(
+            [*((name, pa.string()) for name in names), ("in", pa.struct([(n, pa.string()) for n in names]))]
+        )
+        events = [Event(0, {**fields, **nested}, b"k")]
+        self.deliver(tmp_path, cut(events, schema))
+        assert self.held(tmp_path) == self.expected(events)
+
+    def test_events_without_any_field(self, tmp_path: Path) -> None:
+        events = [Event(0, {}, b"k", "a"), Event(1, {}, b"k", "b")]
+        self.deliver(tmp_path, cut(events, pa.schema([])))
+        assert self.held(tmp_path) == self.expected(events)
+
+    def test_many_rows_of_several_chunks(self, tmp_path: Path) -> None:
+        events = orders(*range(5000))
+        whole = cut(events, ORDER)
+        columns = pa.concat_tables([whole.columns.slice(0, 10), whole.columns.slice(10)])
+        self.deliver(tmp_path, Events(**{**_parts(whole), "columns": columns}))
+        assert self.held(tmp_path) == self.expected(events)
+
+    # -- positions
+
+    def test_nothing_written_is_no_position(self, tmp_path: Path) -> None:
+        with self.opened(tmp_path) as sink:
+            assert sink.position(TopicPartition("shop.order", 0)) is None
+            assert sink.audit("shop.order").num_rows == 0
+
+    def test_the_position_follows_each_cut_and_survives_a_new_sink(self, tmp_path: Path) -> None:
+        self.deliver(tmp_path, cut(orders(3, 5), ORDER, start=2, end=9))
+        self.deliver(tmp_path, cut(orders(9), ORDER))
+        with self.opened(tmp_path) as sink:
+            wanted = TargetPosition("first", 1, 10) if self.is_stored(sink) else None
+            assert sink.position(TopicPartition("shop.order", 0)) == wanted
+            assert sink.position(TopicPartition("shop.order", 1)) is None
+        assert self.held(tmp_path) == self.expected(orders(3, 5, 9))
+
+    def test_a_cut_without_events_moves_the_position(self, tmp_path: Path) -> None:
+        self.deliver(
+            tmp_path, cut([], ORDER, start=0, end=4), cut(orders(4), ORDER), cut([], ORDER, start=5, end=6)
+        )
+        with self.opened(tmp_path) as sink:
+            wanted = TargetPosition("first", 1, 6) if self.is_stored(sink) else None
+            assert sink.position(TopicPartition("shop.order", 0)) == wanted
+        assert self.held(tmp_path) == self.expected(orders(4))
+
+    def test_a_cut_written_again_after_a_crash_counts_once(self, tmp_path: Path) -> None:
+        first, second = cut(orders(0, 1), ORDER), cut(orders(2, 3), ORDER)
+        self.deliver(tmp_path, first, second)
+        with self.opened(tmp_path) as sink:
+            plan = sink.plan(second)
+            if self.is_stored(sink):
+                with pytest.raises(Fenced):
+                    sink.write(plan)
+            else:
+                sink.write(plan)
+        assert self.held(tmp_path) == self.expected(orders(0, 1, 2, 3))
+
+    @pytest.mark.parametrize(("start", "end"), [(0, 2), (1, 3), (5, 6)])
+    def test_a_cut_that_does_not_follow_the_position_is_fenced(
+        self, tmp_path: Path, start: int, end: int
+    ) -> None:
+        self.deliver(tmp_path, cut(orders(0, 1), ORDER))
+        with self.opened(tmp_path) as sink:
+            if not self.is_stored(sink):
+                pytest.skip("names carry the position")
+            with pytest.raises(Fenced):
+                sink.write(sink.plan(cut(orders(start), ORDER, start=start, end=end)))
+        assert self.held(tmp_path) == self.expected(orders(0, 1))
+
+    def test_a_recreated_topic_is_loaded_anew(self, tmp_path: Path) -> None:
+        self.deliver(tmp_path, cut(orders(0, 1), ORDER))
+        self.deliver(tmp_path, cut(orders(0), ORDER, incarnation="second"))
+        with self.opened(tmp_path) as sink:
+            wanted = TargetPosition("second", 1, 1) if self.is_stored(sink) else None
+            assert sink.position(TopicPartition("shop.order", 0)) == wanted
+        assert [row["_offset"] for row in self.held(tmp_path)] == [0, 0, 1]
+
+    def test_the_owner_of_a_topic_since_recreated_is_fenced(self, tmp_path: Path) -> None:
+        self.deliver(tmp_path, cut(orders(0, 1), ORDER), cut(orders(0), ORDER, incarnation="second"))
+        with self.opened(tmp_path) as sink:
+            if not self.is_stored(sink):
+                pytest.skip("names carry the position")
+            with pytest.raises(Fenced):
+                sink.write(sink.plan(cut(orders(2), ORDER)))
+
+    # -- partitions and topics
+
+    def test_partitions_and_topics_do_not_touch_each_other(self, tmp_path: Path) -> None:
+        self.deliver(
+            tmp_path,
+            cut(orders(0, 1), ORDER),
+            cut(orders(0), ORDER, partition=1),
+            cut(orders(0, 2), ORDER, topic="shop.click"),
+            cut(orders(2), ORDER),
+            cut(orders(1), ORDER, partition=1),
+        )
+        assert self.held(tmp_path) == [
+            *self.expected(orders(0, 1, 2)),
+            *self.expected(orders(0, 1), partition=1),
+        ]
+        assert self.held(tmp_path, "shop.click") == self.expected(orders(0, 2), "shop.click")
+
+    def test_audit_tells_partition_and_offset_of_each_row(self, tmp_path: Path) -> None:
+        self.deliver(
+            tmp_path,
+            cut(orders(0, 4), ORDER, end=6),
+            cut(orders(7), ORDER, partition=11),
+            cut(orders(3), ORDER, topic="shop.click"),
+        )
+        with self.opened(tmp_path) as sink:
+            table = sink.audit("shop.order")
+        assert table.schema.field("partition").type == pa.int32()
+        assert table.schema.field("offset").type == pa.int64()
+        pairs = zip(table["partition"].to_pylist(), table["offset"].to_pylist(), strict=True)
+        assert sorted(pairs) == [(0, 0), (0, 4), (11, 7)]
+
+    # -- growth
+
+    def test_new_fields_appear_at_every_depth(self, tmp_path: Path) -> None:
+        item = [pa.field("sku", pa.string())]
+        before = pa.schema(
+            [("a", pa.int64()), ("s", pa.struct([("x", pa.int64())])), ("l", pa.list_(pa.struct(item)))]
+        )
+        deep = pa.struct([("x", pa.int64()), ("t", pa.struct([("u", pa.string())]))])
+        grown = pa.list_(pa.struct([*item, pa.field("q", pa.struct([("n", pa.int64())]))]))
+        after = pa.schema([("a", pa.int64()), ("s", deep), ("l", grown), ("b", pa.bool_())])
+        first = [Event(0, {"a": 1, "s": {"x": 1}, "l": [{"sku": "p"}, None]}, b"k"), Event(1, {}, b"k")]
+        second = [
+            Event(2, {"s": {"x": 2, "t": {"u": "v"}}, "l": [{"sku": "r", "q": {"n": 3}}], "b": True}, b"k")
+        ]
+        self.deliver(tmp_path, cut(first, before), cut(second, after))
+        assert self.held(tmp_path) == self.expected([*first, *second])
+
+    def test_a_cut_of_an_older_schema_still_fits(self, tmp_path: Path) -> None:
+        wide = pa.schema([*ORDER, pa.field("s", pa.struct([("x", pa.int64()), ("y", pa.int64())]))])
+        narrow = pa.schema([pa.field("s", pa.struct([("y", pa.int64())])), ORDER.field("count")])
+        first = [Event(0, {"sku": "a", "count": 1, "s": {"x": 1, "y": 2}}, b"k")]
+        second = [Event(1, {"count": 2, "s": {"y": 3}}, b"k")]
+        self.deliver(tmp_path, cut(first, wide), cut(second, narrow))
+        assert self.held(tmp_path) == self.expected([*first, *second])
+
+    def test_a_whole_number_widens(self, tmp_path: Path) -> None:
+        small = pa.schema([("n", pa.int32()), ("s", pa.struct([("n", pa.int32())]))])
+        large = pa.schema([("n", pa.int64()), ("s", pa.struct([("n", pa.int64())]))])
+        first = [Event(0, {"n": 1, "s": {"n": 2}}, b"k")]
+        second = [Event(1, {"n": 2**40, "s": {"n": -(2**40)}}, b"k")]
+        self.deliver(tmp_path, cut(first, small), cut(second, large))
+        assert self.held(tmp_path) == self.expected([*first, *second])
+
+    # -- plans and life cycle
+
+    def test_a_plan_is_pure(self, tmp_path: Path) -> None:
+        self.deliver(tmp_path, cut(orders(0), ORDER))
+        with self.opened(tmp_path) as sink:
+            before = sink.position(TopicPartition("shop.order", 0))
+            once, twice = sink.plan(cut(orders(1, 2), ORDER)), sink.plan(cut(orders(1, 2), ORDER))
+            assert once == twice
+            assert once.describe() == twice.describe()
+            assert sink.position(TopicPartition("shop.order", 0)) == before
+            assert sink.audit("shop.order").num_rows == 1
+        assert self.held(tmp_path) == self.expected(orders(0))
+
+    def test_a_plan_needs_no_target(self, tmp_path: Path) -> None:
+        plan = self.make(tmp_path).plan(cut(orders(0), ORDER))
+        assert plan.describe()
+        assert self.rows(tmp_path, "shop.order") == []
+
+    def test_closing_twice_and_opening_again(self, tmp_path: Path) -> None:
+        sink = self.make(tmp_path)
+        sink.close()
+        for offset in (0, 1):
+            sink.open()
+            sink.write(sink.plan(cut(orders(offset), ORDER)))
+            sink.close()
+            sink.close()
+        assert self.held(tmp_path) == self.expected(orders(0, 1))
+
+    # -- against a model
+
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def test_any_cuts_in_a_row_equal_their_events(self, data: st.DataObject) -> None:
+        with TemporaryDirectory() as name:
+            written = _play(data, lambda: self.make(Path(name)))
+            held = self.held(Path(name))
+        assert held == [
+            row for partition in (0, 1) for row in self.expected(written[partition], partition=partition)
+        ]
+
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def test_upsert_keeps_the_last_event_of_each_key(self, data: st.DataObject) -> None:
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            if self.make_upsert(folder) is None:
+                pytest.skip("the connector has no upsert")
+            written = _play(data, lambda: _not_none(self.make_upsert(folder)))
+            held = self.held(folder)
+        assert held == [
+            row
+            for partition in (0, 1)
+            for row in self.expected(last_of_each_key(written[partition]), partition=partition)
+        ]
+
+
+def last_of_each_key(events: Sequence[Event]) -> list[Event]:
+    """What an upsert target holds after these events of one partition: tombstones delete; events without key all stay."""
+    last = {event.key: event.offset for event in events}
+    return [
+        event
+        for event in events
+        if event.fields is not None and (event.key is None or last[event.key] == event.offset)
+    ]
+
+
+def _play(data: st.DataObject, make: Any) -> dict[int, list[Event]]:
+    """Random cuts of two partitions, of a schema that grows, through sinks that close now and then; the events by partition."""
+    written: dict[int, list[Event]] = {0: [], 1: []}
+    at = {0: 0, 1: 0}
+    sink: Sink | None = None
+    grown = False
+    for _ in range(data.draw(st.integers(1, 6), "cuts")):
+        if sink is None:
+            sink = make()
+            sink.open()
+        partition = data.draw(st.integers(0, 1), "partition")
+        grown = grown or data.draw(st.booleans(), "grow")
+        events = _draw_events(data, partition, at[partition], grown)
+        end = (events[-1].offset + 1 if events else at[partition]) + data.draw(
+            st.integers(0 if events else 1, 3)
+        )
+        schema = pa.schema([*ORDER, pa.field("more", pa.list_(pa.int64()))]) if grown else ORDER
+        sink.write(sink.plan(cut(events, schema, partition=partition, start=at[partition], end=end)))
+        written[partition] += events
+        at[partition] = end
+        if data.draw(st.booleans(), "close"):
+            sink.close()
+            sink = None
+    if sink is not None:
+        sink.close()
+    return written
+
+
+def _draw_events(data: st.DataObject, partition: int, start: int, grown: bool) -> list[Event]:
+    # A key belongs to one partition, as the partitioner has it.
+    keys = st.one_of(st.none(), st.sampled_from([f"{partition}-{n}".encode() for n in range(3)]))
+    fields = {"sku": st.one_of(st.none(), st.text(max_size=5)), "count": st.integers(-(2**63), 2**63 - 1)}
+    if grown:
+        fields["more"] = st.one_of(st.none(), st.lists(st.one_of(st.none(), st.integers(-9, 9)), max_size=3))
+    drawn = data.draw(
+        st.lists(
+            st.tuples(st.integers(0, 2), keys, st.one_of(st.none(), st.fixed_dictionaries(fields))),
+            max_size=6,
+        ),
+        "events",
+    )
+    events, offset = [], start
+    for gap, key, value in drawn:
+        events.append(Event(offset + gap, value, key, f"{partition}-{offset + gap}"))
+        offset += gap + 1
+    return events
+
+
+def _parts(events: Events) -> dict[str, Any]:
+    return {name: getattr(events, name) for name in Events.__dataclass_fields__}
+
+
+def _not_none(sink: Sink | None) -> Sink:
+    if sink is None:
+        raise ValueError("the connector has no upsert")
+    return sink

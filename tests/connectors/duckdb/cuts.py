@@ -1,0 +1,23 @@
+"""Two cuts, the second with a field more; run as a program it writes them: `python -m tests.connectors.duckdb.cuts FOLDER MODE`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+
+from milkrun.testing.sink_contract import ORDER, Event, cut, orders
+from tests.connectors.duckdb.warehouse import deliver, make
+
+FIRST = cut(orders(*range(1000)), ORDER)
+SECOND = cut(
+    [
+        Event(1000 + number, {"sku": "s", "count": number, "more": [{"x": number}]}, f"key-{number}".encode())
+        for number in range(2000)
+    ],
+    pa.schema([*ORDER, pa.field("more", pa.list_(pa.struct([("x", pa.int64())])))]),
+)
+
+if __name__ == "__main__":
+    deliver(make(Path(sys.argv[1]), mode="upsert" if sys.argv[2] == "upsert" else "append"), FIRST, SECOND)
