@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from milkrun.testing.sink_contract import ORDER, Event, cut, orders
+from milkrun.testing.cuts import ORDER, Event, cut, orders
 from tests.connectors.duckdb.warehouse import deliver, make
 
 FIRST = cut(orders(*range(1000)), ORDER)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from milkrun.connectors.duckdb.failures import translation
 from milkrun.model.batch import TopicPartition
 from milkrun.model.errors import Fatal, NotFound, Refused, Reopen, Transient
 from milkrun.plugin.sink import Events
-from milkrun.testing.sink_contract import ORDER, cut, orders
+from milkrun.testing.cuts import ORDER, cut, orders
 from tests.connectors.duckdb.warehouse import FILE, deliver, make, query
 
 HOLD = """
@@ -70,7 +69,7 @@ def test_a_file_that_another_process_holds_is_waited_for(tmp_path: Path, mode: s
             sink.write(plan)
         assert caught.value.retry_after == 0.05
         with pytest.raises(Transient, match=f"PID {pid}"):
-            make(tmp_path).open()
+            deliver(make(tmp_path))
     sink.write(plan)
     sink.close()
     assert query(tmp_path, "SELECT _offset FROM shop_order ORDER BY ALL") == [(0,), (1,)]
@@ -129,7 +128,7 @@ def test_sinks_of_one_process_share_the_file(tmp_path: Path) -> None:
         thread.join()
     for number in range(len(sinks)):
         assert query(tmp_path, f"SELECT count(*) FROM t{number}_shop_order") == [(10,)]
-    assert database._databases == {}
+    assert str(tmp_path / FILE) not in database._databases
 
 
 def test_one_sink_closing_leaves_the_file_to_the_others(tmp_path: Path) -> None:
@@ -182,7 +181,7 @@ def test_reading_is_read_only_and_says_what_is_missing(tmp_path: Path) -> None:
 def test_a_file_open_in_another_mode_in_this_process(tmp_path: Path) -> None:
     deliver(make(tmp_path), cut(orders(0), ORDER))
     with connect(tmp_path / FILE), pytest.raises(Transient, match="close it there"):
-        make(tmp_path).open()
+        deliver(make(tmp_path))
 
 
 # -- files that are none
@@ -192,18 +191,10 @@ def test_a_file_open_in_another_mode_in_this_process(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(Refused, match="is not a DuckDB database"):
-        make(tmp_path).open()
+        deliver(make(tmp_path))
     with pytest.raises(Refused, match="is not a DuckDB database"):
         connect(tmp_path / FILE)
     assert (tmp_path / FILE).read_bytes() == content
-
-
-def test_a_sqlite_file_is_refused_without_fetching_an_extension(tmp_path: Path) -> None:
-    connection = sqlite3.connect(tmp_path / FILE)
-    connection.execute("CREATE TABLE t (a)")
-    connection.close()
-    with pytest.raises(Refused, match="is not a DuckDB database"):
-        make(tmp_path).open()
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
@@ -212,23 +203,23 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     content[100] ^= 0xFF
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(Refused, match="damaged"):
-        make(tmp_path).open()
+        deliver(make(tmp_path))
 
 
 def test_paths_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
     with pytest.raises(Refused, match="give the path of a file"):
-        make(tmp_path).open()
+        deliver(make(tmp_path))
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(Refused, match="can't be made"):
-        make(tmp_path / "file" / "below").open()
+        deliver(make(tmp_path / "file" / "below"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(Refused, match="may not be written"):
-        make(tmp_path).open()
+        deliver(make(tmp_path))
 
 
 def test_the_instance_is_locked(tmp_path: Path) -> None:
@@ -254,6 +245,11 @@ def test_the_instance_is_locked(tmp_path: Path) -> None:
         ),
         (duckdb.FatalException("fsync failed on x"), Fatal, "did not confirm"),
         (duckdb.FatalException("database has been invalidated"), Reopen, "opened anew"),
+        (
+            duckdb.IOException('Could not read "/fsync/set lock/No space left/w.duckdb": broken'),
+            Transient,
+            "broken",
+        ),
         (duckdb.OutOfMemoryException("failed to allocate"), Transient, "memory_limit"),
         (duckdb.TransactionException("Conflict on update!"), Transient, "trying again"),
         (
@@ -263,6 +259,11 @@ def test_the_instance_is_locked(tmp_path: Path) -> None:
         ),
         (duckdb.IOException("Cannot open file: Permission denied"), Refused, "let the user"),
         (duckdb.ConversionException("Could not convert string 'hush' to INT32"), Refused, "altered by hand"),
+        (
+            duckdb.IOException('Failed to download extension "sqlite_scanner"'),
+            Refused,
+            "is not a DuckDB database",
+        ),
         (duckdb.BinderException("column hush"), Refused, "altered by hand"),
     ],
 )

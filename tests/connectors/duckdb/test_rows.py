@@ -10,7 +10,8 @@ import pytest
 from milkrun.connectors.duckdb.planning import key_columns, renamed
 from milkrun.model.batch import TopicPartition
 from milkrun.model.errors import Refused
-from milkrun.testing.sink_contract import ORDER, Event, cut, orders
+from milkrun.plugin.sink import TargetPosition
+from milkrun.testing.cuts import ORDER, Event, cut, orders
 from tests.connectors.duckdb.warehouse import change, deliver, make, query
 
 
@@ -211,6 +212,26 @@ def test_a_view_of_the_tables_name_is_refused(tmp_path: Path) -> None:
     change(tmp_path, "CREATE VIEW shop_order AS SELECT 1 AS a")
     with pytest.raises(Refused, match="is a view"):
         deliver(make(tmp_path), cut(orders(0), ORDER))
+
+
+def test_a_table_of_someone_else_is_refused(tmp_path: Path) -> None:
+    deliver(make(tmp_path))
+    change(tmp_path, "CREATE TABLE shop_order (a INTEGER)")
+    with pytest.raises(Refused, match="was not made by Milkrun"):
+        deliver(make(tmp_path), cut(orders(0), ORDER))
+
+
+def test_another_table_in_the_middle_is_refused_until_the_table_is_renamed(tmp_path: Path) -> None:
+    deliver(make(tmp_path), cut(orders(0), ORDER))
+    renamed = make(tmp_path, table="raw_{topic}")
+    with pytest.raises(Refused, match=r"so far are in the table main\.shop_order"):
+        deliver(renamed, cut(orders(1), ORDER))
+    change(tmp_path, "ALTER TABLE shop_order RENAME TO raw_shop_order")
+    renamed.open()
+    assert renamed.position(TopicPartition("shop.order", 0)) == TargetPosition("first", 1, 1)
+    renamed.write(renamed.plan(cut(orders(1), ORDER)))
+    assert renamed.audit("shop.order")["offset"].to_pylist() == [0, 1]
+    renamed.close()
 
 
 def test_an_index_in_the_way_and_a_constraint_are_refused_without_values(tmp_path: Path) -> None:

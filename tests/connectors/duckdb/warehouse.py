@@ -9,7 +9,7 @@ import duckdb
 
 from milkrun.connectors.duckdb import DuckDBConfig, DuckDBSink
 from milkrun.plugin.sink import Events
-from milkrun.testing.sink_contract import context
+from milkrun.testing.cuts import context
 
 FILE = Path("warehouse.duckdb")
 

@@ -1,7 +1,9 @@
 """A DuckDB file as this process's sinks share it: open while cuts follow one another, closed soon after.
 
-DuckDB locks its file against other processes for as long as it is open. So the file is opened for a write, kept open for a moment in case
-the next write follows at once, and after half a second of writes closed for long enough that a waiting reader gets in.
+DuckDB locks its file against other processes for as long as it is open (https://duckdb.org/docs/stable/connect/concurrency).
+So the file is opened for a write, kept open for a moment in case the next write follows at once, and after half a second of
+writes closed for long enough that a waiting reader gets in. Nothing else here opens the file: closing a second descriptor
+would end the lock, as POSIX has it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import duckdb
 import structlog
 
 from milkrun.connectors.duckdb.failures import not_a_database, translated
-from milkrun.model.errors import Refused
 
 _logger = structlog.get_logger(__name__)
 
@@ -33,9 +34,6 @@ BREATH_SECONDS = 0.06
 """How long it then stays closed; readers that wait look every `READER_SECONDS`."""
 
 READER_SECONDS = 0.02
-
-MAGIC, MAGIC_OFFSET = b"DUCK", 8
-"""Bytes 8 to 11 of every DuckDB file (https://duckdb.org/docs/stable/internals/storage)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,11 @@ class Database:
         else:
             timer = threading.Timer(IDLE_SECONDS, self._close_if_idle, [self._turn])
             timer.name = "milkrun-duckdb-close"
-            timer.start()
+            try:
+                timer.start()
+            except RuntimeError:
+                # The interpreter is shutting down and starts no more threads.
+                self._close()
 
     def _close_if_idle(self, turn: int) -> None:
         with self._lock:
@@ -170,28 +172,16 @@ def release(database: Database, *, exclusive: bool) -> None:
             _databases.pop(str(database.path), None)
 
 
-def check_file(path: Path) -> None:
-    """Refused where there is a file at `path` that isn't DuckDB's; DuckDB itself might fetch an extension for it."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(MAGIC_OFFSET + len(MAGIC))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise Refused(
-            f"{path} can't be read: {error.strerror}; give the path of a file that Milkrun may write"
-        ) from error
-    if head[MAGIC_OFFSET:] != MAGIC:
-        raise not_a_database(path)
-
-
 def _connect(path: Path, settings: Settings) -> duckdb.DuckDBPyConnection:
-    check_file(path)
     # Settings are set afterwards, not given to `connect`: DuckDB lets one process open a file again only with equal ones.
     with translated(path, "opening"):
         connection = duckdb.connect(str(path))
     try:
         with translated(path, "opening"):
+            if run(
+                connection, "SELECT type FROM duckdb_databases() WHERE database_name = current_database()"
+            ) != [("duckdb",)]:
+                raise not_a_database(path)
             ((locked,),) = run(connection, "SELECT current_setting('lock_configuration')")
             for statement in [] if locked else settings.statements():
                 run(connection, statement)

@@ -15,6 +15,7 @@ import duckdb
 from milkrun.model.errors import Fatal, MilkrunError, Refused, Reopen, Transient
 
 LOCK_RETRY_SECONDS = 0.05
+_QUOTED = re.compile(r'"[^"]*"')
 _HOLDER = re.compile(r"PID (\d+)")
 
 
@@ -30,11 +31,15 @@ def translated(path: Path, doing: str) -> Iterator[None]:
 
 def translation(error: duckdb.Error, path: Path, doing: str) -> MilkrunError:
     """The Milkrun error for a DuckDB error that came up while `doing` something with the file `path`."""
-    text = str(error)
     where = f"{path}: {doing}"
+    # A SQLite file makes DuckDB ask for the extension that reads such.
+    if "not a valid DuckDB" in str(error) or "sqlite_scanner" in str(error):
+        return not_a_database(path)
+    # Paths are quoted in DuckDB's text; what a folder is called must not decide anything.
+    text = _QUOTED.sub("the file", str(error))
     if "No space left" in text or "Disk quota" in text:
         return Transient(f"{where}: the disk is full; make room, it goes on by itself")
-    if "sync" in text.lower() and isinstance(error, duckdb.IOException | duckdb.FatalException):
+    if "fsync" in text.lower() and isinstance(error, duckdb.IOException | duckdb.FatalException):
         return Fatal(f"{where}: the disk did not confirm a write; check the disk, then start again")
     if isinstance(error, duckdb.FatalException | duckdb.InternalException):
         return Reopen(f"{where}: DuckDB gave up on the file ({_first_line(text)}); it is opened anew")
@@ -50,7 +55,7 @@ def translation(error: duckdb.Error, path: Path, doing: str) -> MilkrunError:
 
 
 def _access(text: str, path: Path, where: str) -> MilkrunError:
-    if "lock" in text.lower():
+    if "set lock" in text:
         holder = _HOLDER.search(text)
         who = f"another process (PID {holder[1]})" if holder else "another process"
         return Transient(
@@ -66,8 +71,6 @@ def _access(text: str, path: Path, where: str) -> MilkrunError:
         return Refused(
             f"{path} was written by another version of DuckDB ({_first_line(text)}); install a DuckDB that reads it"
         )
-    if "not a valid DuckDB" in text:
-        return not_a_database(path)
     for sign, remedy in _REMEDIES.items():
         if sign in text:
             return Refused(f"{where}: {sign.lower()}; {remedy}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from milkrun.connectors.duckdb.database import READER_SECONDS, check_file
+from milkrun.connectors.duckdb.database import READER_SECONDS
 from milkrun.connectors.duckdb.failures import translation
 from milkrun.model.errors import NotFound, Transient
 
@@ -24,7 +24,6 @@ def connect(path: str | Path, timeout: float = 10.0) -> duckdb.DuckDBPyConnectio
     while True:
         if not path.exists():
             raise NotFound(f"there is no file {path}; the sink creates it when it starts")
-        check_file(path)
         try:
             return duckdb.connect(str(path), read_only=True)
         except duckdb.Error as error:

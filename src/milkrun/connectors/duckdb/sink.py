@@ -17,7 +17,7 @@ import pyarrow as pa
 from milkrun.connectors.duckdb import tables
 from milkrun.connectors.duckdb.database import Database, Settings, acquire, release, run
 from milkrun.connectors.duckdb.failures import translated, translation
-from milkrun.connectors.duckdb.names import check_template, quoted, table_name
+from milkrun.connectors.duckdb.names import check_template, folded, quoted, table_name
 from milkrun.connectors.duckdb.planning import INCARNATION, DuckDBPlan, plan_rows
 from milkrun.connectors.duckdb.positions import Positions
 from milkrun.connectors.duckdb.tables import Table
@@ -84,7 +84,7 @@ class DuckDBSink(Sink):
         placement="one worker",
         note="rows and position are one transaction; a file has one writer at a time",
     )
-    default_cut: ClassVar[CutSpec] = CutSpec(rows=100_000, bytes=64 << 20, seconds=2.0)
+    default_cut: ClassVar[CutSpec] = CutSpec(rows=100_000, bytes=64 << 20, seconds=1.0)
 
     config: DuckDBConfig
 
@@ -126,10 +126,12 @@ class DuckDBSink(Sink):
     def position(self, partition: TopicPartition) -> TargetPosition | None:
         with self._opened.session(self._settings) as cursor, translated(self._path, "reading the position"):
             stored = self._positions(cursor).newest(partition)
-            # A table that was dropped takes its position along: the runtime then says that the target was lost.
-            if stored is None or tables.load(cursor, self.config.schema, stored.table) is None:
+            if stored is None:
                 return None
-            return stored.position
+            # A table that was dropped takes its position along: the runtime then says that the target was lost.
+            names = (stored.table, table_name(self.config.table, partition.topic))
+            held = any(tables.load(cursor, self.config.schema, name) is not None for name in names)
+            return stored.position if held else None
 
     def plan(self, events: Events) -> DuckDBPlan:
         return plan_rows(
@@ -155,6 +157,7 @@ class DuckDBSink(Sink):
             table = tables.load(cursor, self.config.schema, name)
             if table is None:
                 return AUDIT_SCHEMA.empty_table()
+            tables.check_ours(table)
             query = f"SELECT _partition::INTEGER AS partition, _offset::BIGINT AS offset FROM {table.sql} WHERE _topic = ?"
             parameters = [topic]
             incarnation = self._positions(cursor).incarnation(topic, name)
@@ -181,7 +184,9 @@ class DuckDBSink(Sink):
         if table is None:
             positions.check_not_lost(plan)
         else:
+            tables.check_ours(table)
             positions.check_owner(plan)
+        self._check_not_split(cursor, plan, table)
         positions.move(plan, self.context.clock.now())
         reach("duckdb.moved")
         if table is None:
@@ -199,6 +204,23 @@ class DuckDBSink(Sink):
         if table is None:
             raise Refused(f"the table {plan.schema}.{plan.table} vanished while it was written")
         return table
+
+    def _check_not_split(
+        self, cursor: duckdb.DuckDBPyConnection, plan: DuckDBPlan, table: Table | None
+    ) -> None:
+        """Refused where the option table has changed and the rows so far are elsewhere; a table renamed by hand is fine."""
+        stored = self._positions(cursor).newest(plan.events.partition)
+        if (
+            stored is None
+            or stored.position.incarnation != plan.events.incarnation
+            or folded(stored.table) == folded(plan.table)
+        ):
+            return
+        if table is None or tables.load(cursor, plan.schema, stored.table) is not None:
+            raise Refused(
+                f"{plan.events.partition}: the events so far are in the table {plan.schema}.{stored.table}, the option table now says "
+                f"{plan.table}; rename the table, or give the sink another name to deliver everything anew"
+            )
 
     def _insert(self, cursor: duckdb.DuckDBPyConnection, plan: DuckDBPlan, table: Table) -> None:
         if plan.replaced is not None and plan.replaced.num_rows:

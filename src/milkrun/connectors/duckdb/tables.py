@@ -47,6 +47,16 @@ def load(cursor: duckdb.DuckDBPyConnection, schema: str, name: str) -> Table | N
     return Table(sql, {folded(column): Column(column, from_duckdb(kind)) for column, kind in columns})
 
 
+def check_ours(table: Table) -> None:
+    """Refused where the table can't be one of Milkrun's: it lacks the columns that say where a row is from."""
+    missing = [name for name in ("_topic", "_partition", "_offset") if not table.has(name)]
+    if missing:
+        raise Refused(
+            f"the table {table.sql} was not made by Milkrun, it has no column {', '.join(missing)}; rename it, or set the sink's option "
+            "table to another name"
+        )
+
+
 def creation(plan: DuckDBPlan) -> str:
     """DDL of a new table for the plan."""
     columns = ", ".join(f"{quoted(column.name)} {column.type.sql}" for column in plan.columns)

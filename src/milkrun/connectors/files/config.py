@@ -46,7 +46,8 @@ class FilesConfig:
         minimum=0,
     )
     removed: Literal["refuse", "accept"] = option(
-        "whether a file may vanish of which the end was not seen; `refuse` stops and names it", default="refuse"
+        "whether a file may vanish of which the end was not seen; `refuse` stops and names it",
+        default="refuse",
     )
     header: bool = option("CSV, TSV: whether the first row names the columns", default=True)
     columns: list[str] = option(
@@ -60,9 +61,7 @@ class FilesConfig:
     delimiter: str | None = option(
         "CSV, TSV: the byte between fields (`,` and tab unless told)", default=None, example='";"'
     )
-    quoting: bool = option(
-        "CSV, TSV: whether double quotes enclose fields, as RFC 4180 has it", default=True
-    )
+    quoting: bool = option("CSV, TSV: whether double quotes enclose fields, as RFC 4180 has it", default=True)
     null_text: str | None = option("CSV, TSV: the text that stands for null", default=None, example='"\\\\N"')
     encoding: Literal["utf-8"] = option("of the text; a byte order mark is left out", default="utf-8")
     max_event: Bytes = option(
@@ -89,10 +88,10 @@ def check(config: FilesConfig) -> None:
     for name in config.types:
         if config.columns and name not in config.columns:
             known = ", ".join(config.columns)
-            errors.append(ConfigError(f"there is no column {name!r}", f"known are: {known}", path=("types", name)))
-    if config.delimiter is not None and (
-        len(config.delimiter.encode()) != 1 or config.delimiter in '"\r\n'
-    ):
+            errors.append(
+                ConfigError(f"there is no column {name!r}", f"known are: {known}", path=("types", name))
+            )
+    if config.delimiter is not None and (len(config.delimiter.encode()) != 1 or config.delimiter in '"\r\n'):
         errors.append(
             ConfigError(
                 f"{config.delimiter[:20]!r} can't be a delimiter",

@@ -128,7 +128,9 @@ def parse_header(record: bytes, delimiter: int, quoting: bool, path: str) -> lis
     try:
         text = record.removeprefix(BOM).decode()
     except UnicodeDecodeError as error:
-        raise Refused(f"{path}: the header is not UTF-8 at byte {error.start}; write the file in UTF-8") from error
+        raise Refused(
+            f"{path}: the header is not UTF-8 at byte {error.start}; write the file in UTF-8"
+        ) from error
     names = _fields(pa.array([text.encode()], pa.binary()), delimiter, quoting).to_pylist()
     if "" in names or len(set(names)) != len(names):
         raise Refused(

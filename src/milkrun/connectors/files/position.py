@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from milkrun.connectors.files.streams import PlainStream, Stream
+from milkrun.connectors.files.streams import Stream
 from milkrun.model.errors import GapError
 
 SAMPLE = 1024
@@ -23,13 +23,16 @@ _VERSION = 1
 class Sample(msgspec.Struct, frozen=True):
     """The digest of `size` bytes."""
 
-    size: int = 0
-    digest: str = ""
+    size: int
+    digest: str
 
 
 def sample(data: bytes) -> Sample:
     """The digest of some bytes; the bytes themselves don't get into positions."""
     return Sample(len(data), hashlib.blake2b(data, digest_size=12).hexdigest())
+
+
+NOTHING = sample(b"")
 
 
 class Entry(msgspec.Struct):
@@ -48,8 +51,8 @@ class Entry(msgspec.Struct):
     offset: int = 0
     lines: int = 0
     blank: int = 0
-    head: Sample = Sample()
-    tail: Sample = Sample()
+    head: Sample = NOTHING
+    tail: Sample = NOTHING
     size: int = 0
     done: bool = False
     rotated: bool = False
@@ -79,31 +82,34 @@ def restore(stored: Any) -> Position:
     try:
         position = msgspec.convert(stored, Position)
     except msgspec.ValidationError as error:
-        raise GapError(f"the stored position isn't one of a files source: {error}; name the source anew") from error
+        raise GapError(
+            f"the stored position isn't one of a files source: {error}; name the source anew"
+        ) from error
     if position.version != _VERSION:
-        raise GapError(f"the stored position has version {position.version}; this Milkrun knows version {_VERSION}")
+        raise GapError(
+            f"the stored position has version {position.version}; this Milkrun knows version {_VERSION}"
+        )
     return position
 
 
-def matches(entry: Entry, stream: Stream) -> bool:
-    """Whether the file of a fresh stream begins as the entry's did, up to the place reached.
+def matches(entry: Entry, stream: Stream) -> tuple[bytes, bytes] | None:
+    """The bytes of `head` and `tail` if a fresh stream is of the entry's file, else None; then it stands at the place reached.
 
-    Reads a gzip file as far as that place. An entry of which nothing was read matches nothing.
+    Reads a gzip file as far as that place.
     """
-    if not entry.offset or not begins_alike(entry, stream):
-        return False
-    if isinstance(stream, PlainStream) or stream.offset <= entry.offset - entry.tail.size:
-        tail = stream.skip(entry.offset, entry.tail.size)
-        return tail is not None and sample(tail) == entry.tail
-    return entry.offset == entry.head.size
+    first = begins_alike(entry, stream)
+    if first is None:
+        return None
+    tail = stream.skip(entry.offset, entry.tail.size, first)
+    return (first, tail) if tail is not None and sample(tail) == entry.tail else None
 
 
-def begins_alike(entry: Entry, stream: Stream) -> bool:
-    """Whether the file of a fresh stream begins with the entry's first bytes."""
+def begins_alike(entry: Entry, stream: Stream) -> bytes | None:
+    """The first bytes (of `head`) of a fresh stream if they are those of the entry's file, else None."""
     data = b""
     while len(data) < entry.head.size:
         more = stream.read(entry.head.size - len(data))
         if not more:
-            return False
+            return None
         data += more
-    return sample(data) == entry.head
+    return data if sample(data) == entry.head else None

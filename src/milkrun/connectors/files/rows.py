@@ -71,11 +71,15 @@ class Format(ABC):
         rows = Rows(self._with_raw(data, spans, values, list(wrong)), spans.starts, spans.lines, faults)
         return Piece(rows, consumed, breaks, total - len(spans))
 
-    def _with_raw(self, data: bytes, spans: Spans, values: pa.BinaryArray, wrong: list[int]) -> pa.BinaryArray:
+    def _with_raw(
+        self, data: bytes, spans: Spans, values: pa.BinaryArray, wrong: list[int]
+    ) -> pa.BinaryArray:
         """`values`, with the raw bytes (no more than an event may have) in the wrong rows."""
         if not wrong:
             return values
-        raw = [data[spans.starts[row] : min(spans.ends[row], spans.starts[row] + self.longest)] for row in wrong]
+        raw = [
+            data[spans.starts[row] : min(spans.ends[row], spans.starts[row] + self.longest)] for row in wrong
+        ]
         indices = np.arange(len(spans))
         indices[wrong] = len(spans) + np.arange(len(wrong))
         return pa.concat_arrays([values, pa.array(raw, pa.binary())]).take(pa.array(indices))

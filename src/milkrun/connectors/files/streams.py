@@ -32,14 +32,14 @@ class Stream(ABC):
     def whole(self) -> bool:
         """Whether what was read so far may be all there is: false in the middle of a gzip member."""
 
-    def skip(self, offset: int, keep: int) -> bytes | None:
-        """Go on to `offset`; the last bytes before it, up to `keep`. None where the stream ends before."""
-        last = b""
+    def skip(self, offset: int, keep: int, before: bytes = b"") -> bytes | None:
+        """Go on to `offset`; the last bytes before it, up to `keep`. None where the stream ends before. `before` was read last."""
+        last = before[-keep:]
         while self.offset < offset:
             data = self.read(min(_SKIP, offset - self.offset))
             if not data:
                 return None
-            last = (last + data)[-keep:]
+            last = (last + data)[-keep:] if keep else b""
         return last
 
 
@@ -58,7 +58,7 @@ class PlainStream(Stream):
     def whole(self) -> bool:
         return True
 
-    def skip(self, offset: int, keep: int) -> bytes | None:
+    def skip(self, offset: int, keep: int, before: bytes = b"") -> bytes | None:
         self.offset = max(0, offset - keep)
         size = offset - self.offset
         data = self.read(size)

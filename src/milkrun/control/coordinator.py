@@ -1,0 +1,234 @@
+"""`Project`: everything that can be asked of, or done to, a project folder. CLI, server and users call this and nothing beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from milkrun.control.dead import DeadFilter, DeadGroup, DeadLetters
+from milkrun.control.inferring import MAX_EVENTS, InferredSchema, infer_schemas, sample_values, write_schemas
+from milkrun.control.ledgers import LedgerReport, read_ledger
+from milkrun.control.loading import load
+from milkrun.control.pipelines import topic_pattern
+from milkrun.control.plan import ProjectPlan, apply_plan, make_plan
+from milkrun.control.reading import Moment, TopicHandle, moment_ms
+from milkrun.control.status import ProjectStatus, read_status
+from milkrun.control.topic_schemas import KnownSchema, schema_of
+from milkrun.control.verifying import Verification, verify
+from milkrun.log.opening import open_log
+from milkrun.log.protocol import Log, PartitionInfo
+from milkrun.model.clock import Clock, SystemClock
+from milkrun.model.errors import NotFound, Refused
+from milkrun.model.spec import PipelineSpec, TopicSpec
+from milkrun.runtime.dead_letters import DeadLetter
+from milkrun.runtime.sink_task import matches
+
+
+@dataclass(frozen=True)
+class TopicStatus:
+    """A topic as it stands: settings, incarnation, and its partitions by number."""
+
+    spec: TopicSpec
+    incarnation: str
+    partitions: tuple[PartitionInfo, ...]
+
+    @property
+    def rows(self) -> int:
+        """Events kept."""
+        return sum(partition.rows for partition in self.partitions)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk."""
+        return sum(partition.bytes for partition in self.partitions)
+
+
+class Project:
+    """A project folder, read and checked. The log is opened when first needed; `close` lets go of it.
+
+    Raises ConfigErrors with every mistake in the files, NotFound where there is no project. Methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+        log: Log | None = None,
+    ) -> None:
+        self.loaded = load(folder, environment)
+        self.spec = self.loaded.spec
+        self.folder = self.spec.folder
+        self.clock = clock or SystemClock()
+        self._log = log
+        self._lock = threading.Lock()
+
+    @property
+    def log(self) -> Log:
+        """The project's log, made if there is none yet."""
+        with self._lock:
+            if self._log is None:
+                self._log = open_log(self.spec.log, self.clock)
+            return self._log
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a log yet."""
+        return self._log is not None or self.spec.log.path.exists()
+
+    def existing_log(self) -> Log:
+        """The project's log. NotFound where nothing has run yet."""
+        if not self.started:
+            raise NotFound(f"there is no log at {self.spec.log.path}: nothing has run yet; start with `milkrun up`")
+        return self.log
+
+    def close(self) -> None:
+        """Let go of the log."""
+        with self._lock:
+            if self._log is not None:
+                self._log.close()
+                self._log = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- from files to the log
+
+    def plan(self) -> ProjectPlan:
+        """What `apply` would change. Changes nothing, and makes no log."""
+        return make_plan(self.loaded, self.log if self.started else None)
+
+    def apply(self, *, allow_incompatible: bool = False) -> ProjectPlan:
+        """Make and change topics, and remember the project as applied. Refused where the plan can't or may not be carried out."""
+        return apply_plan(self.loaded, self.log, self.clock.now(), allow_incompatible=allow_incompatible)
+
+    # -- looking
+
+    def status(self) -> ProjectStatus:
+        """How workers, tasks and sinks do."""
+        return read_status(self.spec, self.existing_log(), self.clock)
+
+    def topics(self) -> list[TopicStatus]:
+        """All topics, by name."""
+        log = self.existing_log()
+        return [
+            TopicStatus(
+                info.spec,
+                info.incarnation,
+                tuple(log.partition(info.spec.name, number) for number in range(info.spec.partitions)),
+            )
+            for info in log.topics()
+        ]
+
+    def topic(self, name: str) -> TopicHandle:
+        """One topic, to read from. NotFound where there is none of that name."""
+        return TopicHandle(name, self.existing_log(), self.clock, self.spec.pipelines)
+
+    def topic_status(self, name: str) -> TopicStatus:
+        """One topic as it stands. NotFound where there is none of that name."""
+        self.topic(name)
+        return next(each for each in self.topics() if each.spec.name == name)
+
+    def topic_schema(self, name: str) -> KnownSchema:
+        """The schema by which the project's pipelines decode a topic, as far as it is known."""
+        return schema_of(self.topic(name).name, self.existing_log(), self.spec.pipelines)
+
+    def ledger(
+        self, *, pipeline: str | None = None, by_minute: bool = False, since: Moment = None
+    ) -> LedgerReport:
+        """What became of all events, by topic or by topic and minute (then those since `since`)."""
+        now = self.clock.now()
+        start = moment_ms(since, now)
+        return read_ledger(
+            self._pipelines(pipeline),
+            self.existing_log(),
+            now,
+            by_minute=by_minute,
+            since_minute=None if start is None else start // 60_000,
+        )
+
+    def verify(self, *, pipeline: str | None = None, sink: str | None = None) -> Verification:
+        """Read the targets back and compare them with the log, offset by offset."""
+        chosen = self._pipelines(pipeline)
+        if sink is not None and not any(each.name == sink for one in chosen for each in one.sinks):
+            names = ", ".join(sorted({each.name for one in chosen for each in one.sinks})) or "none"
+            raise NotFound(f"there is no sink {sink!r}; there are: {names}")
+        return verify(self.spec, self.existing_log(), self.clock, pipeline=pipeline, sink=sink)
+
+    # -- dead letters
+
+    def dead_groups(self, wanted: DeadFilter | None = None) -> list[DeadGroup]:
+        """The dead letters counted by cause, most first."""
+        return self._dead().groups(wanted or DeadFilter())
+
+    def dead_letters(self, wanted: DeadFilter | None = None, *, limit: int = 100) -> list[DeadLetter]:
+        """Single dead letters, oldest first."""
+        return list(self._dead().letters(wanted or DeadFilter(), limit))
+
+    def dead_letter(self, identity: str, *, pipeline: str | None = None) -> DeadLetter:
+        """The dead letter of an id such as `shop/0:12`, with its bytes."""
+        return self._dead().show(identity, pipeline)
+
+    def _dead(self) -> DeadLetters:
+        return DeadLetters(self.existing_log(), self.spec.pipelines)
+
+    # -- schemas
+
+    def infer(
+        self,
+        topic: str | None = None,
+        *,
+        sample: Path | None = None,
+        type_path: str | None = None,
+        name: str | None = None,
+        write: bool = True,
+        force: bool = False,
+    ) -> list[InferredSchema]:
+        """Schemas of the event types in a topic or a sample file, written to the pipeline's schema folder for review.
+
+        `type_path` is the pipeline's own unless given. Refused where a schema is there already and `force` isn't given.
+        """
+        if (topic is None) == (sample is None):
+            raise Refused("give a topic or a sample file to infer from, one of them")
+        path = type_path or self._type_path(topic)
+        if sample is not None:
+            found = infer_schemas(sample_values(sample), type_path=path, name=name or sample.name.split(".")[0])
+        else:
+            assert topic is not None
+            events = self.topic(topic).read(limit=MAX_EVENTS).to_table()
+            values = events.column("value").combine_chunks()
+            found = infer_schemas(values, type_path=path, name=name or topic, events=events)
+        return write_schemas(found, self.folder / "schemas", force=force) if write else found
+
+    def _type_path(self, topic: str | None) -> str | None:
+        for pipeline in self.spec.pipelines:
+            patterns = tuple(topic_pattern(source) for source in pipeline.sources)
+            if pipeline.schema.type and (topic is None or matches(topic, patterns)):
+                return pipeline.schema.type
+        return None
+
+    def _pipelines(self, name: str | None) -> tuple[PipelineSpec, ...]:
+        chosen = tuple(each for each in self.spec.pipelines if name in (None, each.name))
+        if name is not None and not chosen:
+            names = ", ".join(each.name for each in self.spec.pipelines) or "none"
+            raise NotFound(f"there is no pipeline {name!r}; there are: {names}")
+        return chosen
+
+
+def time_text(milliseconds: int | None) -> str | None:
+    """Unix ms as RFC 3339 in UTC, to the millisecond."""
+    if milliseconds is None:
+        return None
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03d}Z"

@@ -1,0 +1,253 @@
+"""Reads the targets back and compares them with the log, offset by offset.
+
+Every offset before a sink's committed one, other than those filtered or dead, must be in the target exactly once; where the
+target keeps the last event of each key, exactly that one. What retention has removed from the log can't be compared, and is
+reported as such. Neither the ledger nor any count is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from milkrun.control.dead import DeadLetters
+from milkrun.log.protocol import Log
+from milkrun.model.clock import Clock
+from milkrun.model.spec import PipelineSpec, ProjectSpec, SinkSpec
+from milkrun.plugin.config import parse
+from milkrun.plugin.sink import Sink, SinkContext
+from milkrun.runtime.preparing import Filter
+from milkrun.runtime.registry import sink_class
+from milkrun.runtime.sink_task import matches
+from milkrun.runtime.stores import CUTS, cut_key, load, party_key
+
+READ_ROWS = 65_536
+SAMPLES = 10
+
+Offsets = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class PartitionCheck:
+    """One topic partition in one target. The lists are samples of offsets, the counts are of all.
+
+    `expected` were compared; `unchecked` rows of the target lie before the log's oldest event, `under_way` after its committed offset,
+    in a cut that is being written.
+    """
+
+    pipeline: str
+    sink: str
+    topic: str
+    partition: int
+    committed: int
+    expected: int
+    found: int
+    missing: int
+    doubled: int
+    unexpected: int
+    unchecked: int
+    under_way: int
+    missing_offsets: tuple[int, ...] = ()
+    doubled_offsets: tuple[int, ...] = ()
+    unexpected_offsets: tuple[int, ...] = ()
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the target holds exactly what it must."""
+        return not (self.missing or self.doubled or self.unexpected)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All checks of a project."""
+
+    checks: tuple[PartitionCheck, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every target holds exactly what it must."""
+        return all(check.ok for check in self.checks)
+
+
+@dataclass
+class _Tally:
+    """A count with its first samples."""
+
+    count: int = 0
+    samples: list[int] = field(default_factory=list)
+
+    def add(self, offsets: Offsets) -> None:
+        self.count += len(offsets)
+        self.samples.extend(int(offset) for offset in offsets[: SAMPLES - len(self.samples)])
+
+
+def verify(
+    project: ProjectSpec, log: Log, clock: Clock, *, pipeline: str | None = None, sink: str | None = None
+) -> Verification:
+    """Compare the targets of all sinks, or of those named. What a connector raises comes through."""
+    checks: list[PartitionCheck] = []
+    for each in project.pipelines:
+        for spec in each.sinks:
+            if pipeline in (None, each.name) and sink in (None, spec.name):
+                checks.extend(_SinkCheck(project, each, spec, log, clock).run())
+    return Verification(tuple(checks))
+
+
+class _SinkCheck:
+    def __init__(
+        self, project: ProjectSpec, pipeline: PipelineSpec, spec: SinkSpec, log: Log, clock: Clock
+    ) -> None:
+        kind = sink_class(spec.connector)
+        context = SinkContext(pipeline.name, spec.name, project.folder, clock)
+        self._sink: Sink = kind(parse(kind.Config, spec.config), context)
+        self._pipeline = pipeline.name
+        self._spec = spec
+        self._log = log
+        self._filter = Filter(spec.only)
+        self._dead = DeadLetters(log, project.pipelines)
+        self._group = party_key(pipeline.name, spec.name)
+
+    def run(self) -> Iterator[PartitionCheck]:
+        try:
+            self._sink.open()
+            for info in self._log.topics():
+                if matches(info.spec.name, self._spec.topics):
+                    yield from self._topic(info.spec.name, info.spec.partitions)
+        finally:
+            self._sink.close()
+
+    def _topic(self, topic: str, partitions: int) -> Iterator[PartitionCheck]:
+        # The order matters: what was committed before the target is read must be in it; what a cut of afterwards covers may be.
+        before = {number: self._log.committed(self._group, topic, number) for number in range(partitions)}
+        table = self._sink.audit(topic)
+        upper = {number: self._under_way(topic, number) for number in range(partitions)}
+        numbers = table.column("partition").to_numpy()
+        offsets = table.column("offset").to_numpy()
+        for number in range(partitions):
+            found = np.sort(offsets[numbers == number]).astype(np.int64)
+            yield self._partition(topic, number, before[number] or 0, upper[number], found)
+
+    def _under_way(self, topic: str, partition: int) -> int:
+        """The end of what sinks may have written by now."""
+        stored = self._log.get(CUTS, cut_key(self._pipeline, self._spec.name, topic, partition))
+        committed = self._log.committed(self._group, topic, partition) or 0
+        return max(committed, load(stored)["end"] if stored else 0)
+
+    def _partition(self, topic: str, partition: int, committed: int, upper: int, found: Offsets) -> PartitionCheck:
+        start = self._log.partition(topic, partition).start
+        comparison = _Comparison(found)
+        dead = self._dead.offsets(self._pipeline, self._spec.name, topic, partition)
+        batches = self._delivered(topic, partition, start, upper if self._sink.keyed else committed, dead)
+        if self._sink.keyed:
+            expected, superseded = last_of_each_key(batches, committed)
+            comparison.compare(expected, start, committed, superseded)
+        else:
+            at = start
+            for events, next_offset in batches:
+                offsets = events.column("offset").to_numpy()
+                comparison.compare(offsets[offsets < committed], at, min(next_offset, committed))
+                at = next_offset
+            comparison.compare(np.empty(0, np.int64), min(at, committed), committed)
+        return self._result(topic, partition, committed, upper, start, comparison)
+
+    def _delivered(
+        self, topic: str, partition: int, offset: int, end: int, dead: Offsets
+    ) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """The log's events before `end` that the target must have had, and where each batch ends."""
+        while offset < end:
+            batch = self._log.read(topic, partition, offset, max_rows=READ_ROWS)
+            if batch.next_offset == offset:
+                return
+            offset = batch.next_offset
+            numbers = batch.events.column("offset").to_numpy()
+            keep = self._filter.keeps(batch.events) & ~np.isin(numbers, dead) & (numbers < end)
+            yield batch.events.filter(pa.array(keep)), offset
+
+    def _result(
+        self, topic: str, partition: int, committed: int, upper: int, start: int, comparison: _Comparison
+    ) -> PartitionCheck:
+        found = comparison.found
+        unchecked = int(np.searchsorted(found, min(start, committed)))
+        after = found[np.searchsorted(found, committed) :]
+        comparison.unexpected.add(after[after >= upper])
+        note = ""
+        if start > 0:
+            note = f"offsets before {start} were removed by retention: the target can't be compared there"
+        return PartitionCheck(
+            self._pipeline,
+            self._spec.name,
+            topic,
+            partition,
+            committed,
+            comparison.expected,
+            len(found),
+            comparison.missing.count,
+            comparison.doubled.count,
+            comparison.unexpected.count,
+            unchecked,
+            int((after < upper).sum()),
+            tuple(comparison.missing.samples),
+            tuple(comparison.doubled.samples),
+            tuple(comparison.unexpected.samples),
+            note,
+        )
+
+
+class _Comparison:
+    """Compares the target's offsets (ascending, with doubles) with the expected ones, one range after the other."""
+
+    def __init__(self, found: Offsets) -> None:
+        self.found = found
+        self.expected = 0
+        self.missing, self.doubled, self.unexpected = _Tally(), _Tally(), _Tally()
+
+    def compare(self, expected: Offsets, start: int, end: int, superseded: Offsets | None = None) -> None:
+        """Of the offsets `[start, end)` the target must have exactly `expected`, or may lack those `superseded`."""
+        low, high = np.searchsorted(self.found, [start, end])
+        there, counts = np.unique(self.found[low:high], return_counts=True)
+        self.expected += len(expected)
+        self.doubled.add(there[counts > 1])
+        missing = np.setdiff1d(expected, there)
+        self.missing.add(missing if superseded is None else np.setdiff1d(missing, superseded))
+        self.unexpected.add(np.setdiff1d(there, expected))
+
+
+def last_of_each_key(
+    batches: Iterator[tuple[pa.RecordBatch, int]], committed: int
+) -> tuple[Offsets, Offsets]:
+    """The offsets before `committed` that a target of last events holds, ascending; and those of them that later events of the
+    same key may have replaced already. Events without a key are kept one by one.
+    """
+    last: pa.Table | None = None
+    later: list[pa.Array] = []
+    keyless = [np.empty(0, np.int64)]
+    for events, _ in batches:
+        before = events.filter(pc.less(events.column("offset"), committed))
+        later.append(events.filter(pc.greater_equal(events.column("offset"), committed)).column("key"))
+        alive = before.filter(pc.and_(pc.is_null(before.column("key")), pc.is_valid(before.column("value"))))
+        keyless.append(alive.column("offset").to_numpy())
+        last = _last(before.filter(pc.is_valid(before.column("key"))), last)
+    if last is None:
+        return np.concatenate(keyless), np.empty(0, np.int64)
+    kept = last.filter(pc.equal(pc.bit_wise_and(last.column("code"), 1), 0))
+    offsets = kept.column("code").to_numpy() // 2
+    newer = pa.concat_arrays(later).unique().drop_null()
+    replaced = pc.is_in(kept.column("key"), newer).to_numpy()
+    return np.sort(np.concatenate([*keyless, offsets])), np.sort(offsets[replaced])
+
+
+def _last(events: pa.RecordBatch, known: pa.Table | None) -> pa.Table:
+    """The last event of each key, as a code that orders by offset and tells tombstones (odd)."""
+    dead = pc.is_null(events.column("value")).cast(pa.int64())
+    codes = pc.add(pc.multiply(events.column("offset"), 2), dead)
+    table = pa.table({"key": events.column("key"), "code": codes})
+    if known is not None:
+        table = pa.concat_tables([known, table])
+    grouped = table.group_by("key").aggregate([("code", "max")])
+    return pa.table({"key": grouped.column("key"), "code": grouped.column("code_max")})

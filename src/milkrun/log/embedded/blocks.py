@@ -1,0 +1,92 @@
+"""Blocks: up to about a thousand events of one partition, as one compressed and checksummed value.
+
+An Arrow record batch in IPC form, compressed by zstd at level 1 with its content checksum. Decompressing gives the buffers that
+the columns then lie in, without a copy. Offsets are contiguous from the block's base unless `sparse` lists them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import zstandard
+
+from milkrun.model.batch import BATCH_SCHEMA, RECORD_SCHEMA
+from milkrun.model.errors import Fatal
+
+BLOCK_ROWS = 1_024
+BLOCK_BYTES = 4 << 20
+
+_PARAMETERS = zstandard.ZstdCompressionParameters.from_level(1, window_log=18, write_checksum=True)
+_local = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block ready to be stored; timestamps in Unix ms, `bytes` uncompressed."""
+
+    rows: int
+    min_timestamp: int
+    max_timestamp: int
+    bytes: int
+    data: bytes
+    offsets: tuple[int, ...] | None = None
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    # A compressor isn't safe to share between threads.
+    if not hasattr(_local, "compressor"):
+        _local.compressor = zstandard.ZstdCompressor(compression_params=_PARAMETERS)
+        _local.decompressor = zstandard.ZstdDecompressor()
+    return _local.compressor  # type: ignore[no-any-return]
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    _compressor()
+    return _local.decompressor  # type: ignore[no-any-return]
+
+
+def encode(records: pa.RecordBatch) -> Block:
+    """One block of the records (`RECORD_SCHEMA`, at least one row)."""
+    raw = records.serialize()
+    span = pc.min_max(records.column("timestamp").cast(pa.int64()))
+    return Block(
+        records.num_rows, span["min"].as_py(), span["max"].as_py(), records.nbytes, _compressor().compress(raw)
+    )
+
+
+def cut(records: pa.RecordBatch) -> Iterator[Block]:
+    """The records as blocks of at most `BLOCK_ROWS` rows, and of about `BLOCK_BYTES` at most."""
+    if not records.num_rows:
+        return
+    by_bytes = max(1, BLOCK_BYTES * records.num_rows // max(1, records.nbytes))
+    step = min(BLOCK_ROWS, by_bytes)
+    for start in range(0, records.num_rows, step):
+        yield encode(records.slice(start, step))
+
+
+def decode(data: bytes, base: int, sparse: bytes | None, where: str) -> pa.RecordBatch:
+    """The events (`BATCH_SCHEMA`) of a stored block. Fatal where the block is damaged."""
+    try:
+        raw = _decompressor().decompress(data)
+        records = pa.ipc.read_record_batch(pa.py_buffer(raw), RECORD_SCHEMA)
+    except (zstandard.ZstdError, pa.ArrowException, OSError) as error:
+        raise Fatal(
+            f"{where}: the stored block at offset {base} is damaged ({error}); restore the log's file from a copy, "
+            "and check the disk"
+        ) from error
+    if sparse is None:
+        offsets = np.arange(base, base + records.num_rows, dtype=np.int64)
+    else:
+        offsets = np.frombuffer(sparse, np.int64)
+    return pa.RecordBatch.from_arrays([pa.array(offsets), *records.columns], schema=BATCH_SCHEMA)
+
+
+def sparse_offsets(offsets: np.ndarray[tuple[int], np.dtype[np.int64]]) -> bytes | None:
+    """How a block stores these ascending offsets: not at all if they are contiguous."""
+    contiguous = int(offsets[-1]) - int(offsets[0]) == len(offsets) - 1
+    return None if contiguous else offsets.astype(np.int64).tobytes()

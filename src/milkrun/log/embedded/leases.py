@@ -1,0 +1,78 @@
+"""Who works on what: members of a group, and leases with epochs, in two tables.
+
+Expiry is in the machine's monotonic seconds, which all its processes share; after a reboot the clock starts again, so leases carry
+the boot they belong to and those of an earlier one count as expired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import apsw
+
+from milkrun.log.protocol import Lease
+
+
+@cache
+def boot() -> str:
+    """An id of this run of the machine; empty where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def join(connection: apsw.Connection, group: str, member: str, items: Sequence[str], ttl: float, now: float) -> list[Lease]:
+    """Renew, give up, take; the caller holds a write transaction."""
+    _expire(connection, now)
+    connection.execute("INSERT OR REPLACE INTO member VALUES(?, ?, ?)", (group, member, now + ttl))
+    members = connection.execute("SELECT count(*) FROM member WHERE grp=?", (group,)).get
+    held: dict[str, tuple[str, int]] = {
+        item: (holder, epoch)
+        for item, holder, epoch in connection.execute("SELECT item, member, epoch FROM lease WHERE grp=? AND expires>0", (group,))
+    }
+    wanted = sorted(items)
+    mine = [item for item in wanted if item in held and held[item][0] == member]
+    share = -(-len(wanted) // members)
+    for item in mine[share:]:
+        _release(connection, group, item)
+    mine = mine[:share]
+    free = [item for item in wanted if item not in held]
+    mine += free[: share - len(mine)]
+    return [_take(connection, group, item, member, held, now + ttl) for item in mine]
+
+
+def leave(connection: apsw.Connection, group: str, member: str) -> None:
+    """Free all of the member's leases; their epochs stay, so that old holders remain fenced."""
+    connection.execute("DELETE FROM member WHERE grp=? AND member=?", (group, member))
+    connection.execute("UPDATE lease SET expires=0, epoch=epoch+1 WHERE grp=? AND member=? AND expires>0", (group, member))
+
+
+def _expire(connection: apsw.Connection, now: float) -> None:
+    if connection.execute("SELECT value FROM meta WHERE key='boot'").get != boot():
+        connection.execute("INSERT OR REPLACE INTO meta VALUES('boot', ?)", (boot(),))
+        connection.execute("DELETE FROM member")
+        connection.execute("UPDATE lease SET expires=0, epoch=epoch+1 WHERE expires>0")
+    connection.execute("DELETE FROM member WHERE expires<=?", (now,))
+    connection.execute("UPDATE lease SET expires=0, epoch=epoch+1 WHERE expires>0 AND expires<=?", (now,))
+
+
+def _release(connection: apsw.Connection, group: str, item: str) -> None:
+    connection.execute("UPDATE lease SET expires=0, epoch=epoch+1 WHERE grp=? AND item=?", (group, item))
+
+
+def _take(
+    connection: apsw.Connection, group: str, item: str, member: str, held: dict[str, tuple[str, int]], expires: float
+) -> Lease:
+    if item in held:
+        connection.execute("UPDATE lease SET expires=? WHERE grp=? AND item=?", (expires, group, item))
+        return Lease(group, item, member, held[item][1])
+    connection.execute(
+        "INSERT INTO lease VALUES(?1, ?2, ?3, 1, ?4) "
+        "ON CONFLICT DO UPDATE SET member=excluded.member, epoch=epoch+1, expires=excluded.expires",
+        (group, item, member, expires),
+    )
+    epoch = connection.execute("SELECT epoch FROM lease WHERE grp=? AND item=?", (group, item)).get
+    return Lease(group, item, member, epoch)

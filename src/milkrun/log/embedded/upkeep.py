@@ -1,0 +1,226 @@
+"""What keeps the file small and quick: retention, compaction, merging of small blocks, forgetting of ids, giving back pages.
+
+Each step is a short transaction of its own; a crash between two leaves the log whole. Offsets never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from milkrun.log.embedded import blocks
+from milkrun.log.embedded.database import Database, explained
+from milkrun.model.batch import RECORD_SCHEMA
+from milkrun.model.errors import Fatal
+from milkrun.model.spec import TopicSpec
+
+if TYPE_CHECKING:
+    from milkrun.log.embedded.log import EmbeddedLog
+
+TOMBSTONE_MS = 24 * 3_600_000
+"""How long a compacted topic keeps a tombstone, for readers to learn of it."""
+
+SMALL_ROWS = blocks.BLOCK_ROWS // 4
+FRESH_BLOCKS = 16
+"""The newest blocks of a partition are left alone: readers are there, and more will come."""
+
+SEEN_AT_A_TIME = 20_000
+PAGES_AT_A_TIME = 2_000
+
+Place = tuple[str, int, int]
+"""Topic's name, its key in the file, and partition."""
+
+
+class Writing:
+    """A write transaction of the log's own housekeeping or bookkeeping."""
+
+    def __init__(self, database: Database, committed: Callable[[], None], failed: Callable[[Fatal], None]) -> None:
+        self._database = database
+        self._committed = committed
+        self._failed = failed
+
+    def __enter__(self) -> Self:
+        self._database.write_lock.acquire()
+        try:
+            with explained(self._database.path):
+                self._database.writer.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._database.write_lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        writer = self._database.writer
+        try:
+            with explained(self._database.path):
+                writer.execute("COMMIT" if kind is None else "ROLLBACK")
+        except Fatal as failure:
+            self._failed(failure)
+            raise
+        finally:
+            if not writer.get_autocommit():
+                writer.execute("ROLLBACK")
+            self._database.write_lock.release()
+        if kind is None:
+            self._committed()
+
+
+def housekeep(log: EmbeddedLog, database: Database, write: Callable[[], Writing], now: int) -> None:
+    """One round over all topics."""
+    for info in log.topics():
+        topic_id = log._topic_id(info.spec.name)
+        for partition in range(info.spec.partitions):
+            place = (info.spec.name, topic_id, partition)
+            retain(database, write, info.spec, place, now)
+            if info.spec.compact:
+                compact(database, write, place, now)
+            merge(database, write, place)
+    forget(database, write, now)
+    with explained(database.path), database.write_lock:
+        database.writer.execute(f"PRAGMA incremental_vacuum({PAGES_AT_A_TIME})").fetchall()
+
+
+def retain(database: Database, write: Callable[[], Writing], spec: TopicSpec, place: Place, now: int) -> None:
+    """Drop whole blocks that are past the topic's limits: all their events too old, or beyond the size kept."""
+    name, topic_id, partition = place
+    del name
+    if spec.retention_seconds is None and spec.retention_bytes is None:
+        return
+    oldest = now - int(spec.retention_seconds * 1000) if spec.retention_seconds is not None else None
+    with explained(database.path):
+        kept = database.reader.execute(
+            "SELECT base, last, size, max_timestamp FROM block WHERE topic=? AND partition=? ORDER BY base",
+            (topic_id, partition),
+        ).fetchall()
+    size, start = sum(block[2] for block in kept), None
+    for _, last, bytes_, newest in kept:
+        too_old = oldest is not None and newest < oldest
+        too_much = spec.retention_bytes is not None and size > spec.retention_bytes
+        if not (too_old or too_much):
+            break
+        start, size = last + 1, size - bytes_
+    if start is None:
+        return
+    with write():
+        bindings = (topic_id, partition, start)
+        database.writer.execute("DELETE FROM block WHERE topic=? AND partition=? AND last<?", bindings)
+        database.writer.execute("UPDATE partition SET start=?3 WHERE topic=?1 AND partition=?2 AND start<?3", bindings)
+
+
+def compact(database: Database, write: Callable[[], Writing], place: Place, now: int) -> None:
+    """Keep the last event of each key in all but the newest blocks, under their offsets; drop tombstones grown old."""
+    old = _blocks(database, place)[:-FRESH_BLOCKS]
+    compacted = database.reader.execute(
+        "SELECT compacted FROM partition WHERE topic=? AND partition=?", place[1:]
+    ).get
+    if not old or old[-1][1] + 1 <= compacted:
+        return
+    latest: dict[bytes, int] = {}
+    for base, *_ in _blocks(database, place):
+        events = _load(database, place, base)
+        keys, offsets = events.column("key").to_pylist(), events.column("offset").to_pylist()
+        latest.update({key: offset for key, offset in zip(keys, offsets, strict=True) if key is not None})
+    for base, *_ in old:
+        events = _load(database, place, base)
+        keep = _live(events, latest, now)
+        if not keep.all():
+            _replace(database, write, place, [base], events.filter(pa.array(keep)))
+    with write():
+        database.writer.execute(
+            "UPDATE partition SET compacted=? WHERE topic=? AND partition=?", (old[-1][1] + 1, *place[1:])
+        )
+
+
+def _live(events: pa.RecordBatch, latest: dict[bytes, int], now: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    keys, offsets = events.column("key").to_pylist(), events.column("offset").to_pylist()
+    last = np.array([key is None or latest[key] == offset for key, offset in zip(keys, offsets, strict=True)], np.bool_)
+    tombstone = pc.and_(events.column("value").is_null(), events.column("key").is_valid())
+    aged = pc.less(events.column("timestamp").cast(pa.int64()), now - TOMBSTONE_MS)
+    gone: np.ndarray[Any, np.dtype[np.bool_]] = pc.and_(tombstone, aged).to_numpy(zero_copy_only=False)
+    return last & ~gone
+
+
+def merge(database: Database, write: Callable[[], Writing], place: Place) -> None:
+    """Put runs of small blocks together: events that were committed one by one are read a thousand at a time later."""
+    for run in _runs(_blocks(database, place)[:-FRESH_BLOCKS]):
+        events = pa.concat_batches([_load(database, place, base) for base in run])
+        _replace(database, write, place, run, events)
+
+
+def _runs(found: list[tuple[int, int, int]]) -> Iterable[list[int]]:
+    run: list[int] = []
+    rows = 0
+    for base, _, count in found:
+        if count <= SMALL_ROWS and rows + count <= blocks.BLOCK_ROWS:
+            run.append(base)
+            rows += count
+            continue
+        if len(run) > 1:
+            yield run
+        run, rows = ([base], count) if count <= SMALL_ROWS else ([], 0)
+    if len(run) > 1 and rows > SMALL_ROWS:
+        yield run
+
+
+def forget(database: Database, write: Callable[[], Writing], now: int) -> None:
+    """Forget ids whose window is over."""
+    scope, last = "", b""
+    while True:
+        with explained(database.path):
+            rows = database.reader.execute(
+                "SELECT scope, id, expires FROM seen WHERE (scope, id) > (?, ?) ORDER BY scope, id LIMIT ?",
+                (scope, last, SEEN_AT_A_TIME),
+            ).fetchall()
+        if not rows:
+            return
+        over = [(row[0], row[1], now) for row in rows if row[2] <= now]
+        if over:
+            with write():
+                database.writer.executemany("DELETE FROM seen WHERE scope=? AND id=? AND expires<=?", over)
+        scope, last = rows[-1][0], rows[-1][1]
+
+
+def _blocks(database: Database, place: Place) -> list[tuple[int, int, int]]:
+    """Base, last offset and rows of each block, ascending."""
+    with explained(database.path):
+        return database.reader.execute(
+            "SELECT base, last, rows FROM block WHERE topic=? AND partition=? ORDER BY base", place[1:]
+        ).fetchall()
+
+
+def _load(database: Database, place: Place, base: int) -> pa.RecordBatch:
+    name, topic_id, partition = place
+    with explained(database.path):
+        data, sparse = database.reader.execute(
+            "SELECT data, sparse FROM block WHERE topic=? AND partition=? AND base=?", (topic_id, partition, base)
+        ).fetchone()
+    return blocks.decode(data, base, sparse, f"{name}[{partition}]")
+
+
+def _replace(
+    database: Database, write: Callable[[], Writing], place: Place, bases: list[int], events: pa.RecordBatch
+) -> None:
+    """Put `events` in the place of the blocks with these bases, in one transaction."""
+    _, topic_id, partition = place
+    rewritten = None
+    if events.num_rows:
+        offsets = events.column("offset").to_numpy()
+        records = pa.RecordBatch.from_arrays(events.columns[1:], schema=RECORD_SCHEMA)
+        block = blocks.encode(records)
+        sizes = (block.rows, block.min_timestamp, block.max_timestamp, block.bytes, len(block.data))
+        rewritten = (int(offsets[0]), int(offsets[-1]), *sizes, blocks.sparse_offsets(offsets), block.data)
+    with write():
+        database.writer.executemany(
+            "DELETE FROM block WHERE topic=? AND partition=? AND base=?", [(topic_id, partition, base) for base in bases]
+        )
+        if rewritten:
+            database.writer.execute(
+                "INSERT INTO block(topic, partition, base, last, rows, min_timestamp, max_timestamp, bytes, size, sparse, data) "
+                "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (topic_id, partition, *rewritten),
+            )
