@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from milkrun.log.protocol import Log
 from milkrun.log.embedded import EmbeddedLog
+from milkrun.log.protocol import Log
 from milkrun.model.clock import Clock
 from milkrun.model.spec import EmbeddedLogSpec
 

@@ -230,11 +230,26 @@ class MemoryTarget:
 
     def rows(self, topic: str) -> list[dict[str, Any]]:
         """The decoded columns of each event, in the order of partitions and offsets."""
-        cuts = sorted(
-            (events for events in self.cuts.values() if events.partition.topic == topic),
-            key=lambda events: (events.partition.partition, events.start),
-        )
-        return [row for events in cuts for row in events.columns.to_pylist()]
+        return [row for events in self._written(topic) for row in events.columns.to_pylist()]
+
+    def records(self, topic: str) -> list[dict[str, Any]]:
+        """As `rows`, with the metadata columns that targets have: `_topic`, `_partition`, `_offset`, `_id`, `_key` and times."""
+        records = []
+        for events in self._written(topic):
+            table = events.batch.select(["offset", "key", "timestamp"])
+            table = table.append_column("id", events.ids).append_column("received_at", events.received_at)
+            # The batch's rows lead: a table without columns has lost their number.
+            columns = events.columns.to_pylist() if events.columns.num_columns else [{}] * len(events)
+            for row, fields in zip(table.to_pylist(), columns, strict=True):
+                row["key"] = None if row["key"] is None else row["key"].decode()
+                place = {"_topic": topic, "_partition": events.partition.partition}
+                records.append(place | {f"_{name}": value for name, value in row.items()} | fields)
+        return records
+
+    def _written(self, topic: str) -> list[Events]:
+        """The topic's cuts in order."""
+        cuts = (events for events in self.cuts.values() if events.partition.topic == topic)
+        return sorted(cuts, key=lambda events: (events.partition.partition, events.start))
 
     def _rows(self, topic: str, partition: int | None) -> list[tuple[int, int, bytes | None]]:
         found = []

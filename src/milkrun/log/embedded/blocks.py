@@ -55,7 +55,11 @@ def encode(records: pa.RecordBatch) -> Block:
     raw = records.serialize()
     span = pc.min_max(records.column("timestamp").cast(pa.int64()))
     return Block(
-        records.num_rows, span["min"].as_py(), span["max"].as_py(), records.nbytes, _compressor().compress(raw)
+        records.num_rows,
+        span["min"].as_py(),
+        span["max"].as_py(),
+        records.nbytes,
+        _compressor().compress(raw),
     )
 
 

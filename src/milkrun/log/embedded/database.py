@@ -55,7 +55,9 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except apsw.FullError as error:
-        raise Transient(f"the disk that holds {path} is full; free some space, nothing was lost", retry_after=1.0) from error
+        raise Transient(
+            f"the disk that holds {path} is full; free some space, nothing was lost", retry_after=1.0
+        ) from error
     except (apsw.BusyError, apsw.LockedError) as error:
         raise Transient(f"another process has kept {path} locked for {BUSY_MS // 1000} s") from error
     except apsw.ReadOnlyError as error:
@@ -65,7 +67,9 @@ def explained(path: Path) -> Iterator[None]:
     except apsw.CantOpenError as error:
         raise Refused(f"{path} can't be opened; check that its folder exists and may be written") from error
     except (apsw.IOError, apsw.CorruptError) as error:
-        raise Fatal(f"{path}: {error}; the disk or the file is damaged, what was acknowledged is what the file holds") from error
+        raise Fatal(
+            f"{path}: {error}; the disk or the file is damaged, what was acknowledged is what the file holds"
+        ) from error
 
 
 class Database:
@@ -129,7 +133,9 @@ class Database:
     def _check_format(self) -> None:
         found = self.writer.pragma("user_version")
         if found != FORMAT:
-            raise Refused(f"{self.path} has format {found}, this Milkrun reads {FORMAT}; use the Milkrun that wrote it")
+            raise Refused(
+                f"{self.path} has format {found}, this Milkrun reads {FORMAT}; use the Milkrun that wrote it"
+            )
 
     @property
     def reader(self) -> apsw.Connection:

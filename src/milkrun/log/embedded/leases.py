@@ -24,14 +24,18 @@ def boot() -> str:
         return ""
 
 
-def join(connection: apsw.Connection, group: str, member: str, items: Sequence[str], ttl: float, now: float) -> list[Lease]:
+def join(
+    connection: apsw.Connection, group: str, member: str, items: Sequence[str], ttl: float, now: float
+) -> list[Lease]:
     """Renew, give up, take; the caller holds a write transaction."""
     _expire(connection, now)
     connection.execute("INSERT OR REPLACE INTO member VALUES(?, ?, ?)", (group, member, now + ttl))
     members = connection.execute("SELECT count(*) FROM member WHERE grp=?", (group,)).get
     held: dict[str, tuple[str, int]] = {
         item: (holder, epoch)
-        for item, holder, epoch in connection.execute("SELECT item, member, epoch FROM lease WHERE grp=? AND expires>0", (group,))
+        for item, holder, epoch in connection.execute(
+            "SELECT item, member, epoch FROM lease WHERE grp=? AND expires>0", (group,)
+        )
     }
     wanted = sorted(items)
     mine = [item for item in wanted if item in held and held[item][0] == member]
@@ -47,7 +51,9 @@ def join(connection: apsw.Connection, group: str, member: str, items: Sequence[s
 def leave(connection: apsw.Connection, group: str, member: str) -> None:
     """Free all of the member's leases; their epochs stay, so that old holders remain fenced."""
     connection.execute("DELETE FROM member WHERE grp=? AND member=?", (group, member))
-    connection.execute("UPDATE lease SET expires=0, epoch=epoch+1 WHERE grp=? AND member=? AND expires>0", (group, member))
+    connection.execute(
+        "UPDATE lease SET expires=0, epoch=epoch+1 WHERE grp=? AND member=? AND expires>0", (group, member)
+    )
 
 
 def _expire(connection: apsw.Connection, now: float) -> None:
@@ -64,7 +70,12 @@ def _release(connection: apsw.Connection, group: str, item: str) -> None:
 
 
 def _take(
-    connection: apsw.Connection, group: str, item: str, member: str, held: dict[str, tuple[str, int]], expires: float
+    connection: apsw.Connection,
+    group: str,
+    item: str,
+    member: str,
+    held: dict[str, tuple[str, int]],
+    expires: float,
 ) -> Lease:
     if item in held:
         connection.execute("UPDATE lease SET expires=? WHERE grp=? AND item=?", (expires, group, item))

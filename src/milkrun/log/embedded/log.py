@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from milkrun.log.protocol import Lease, Log, PartitionInfo, TopicInfo, Transaction, Waiting
 from milkrun.log.embedded import blocks, leases, upkeep
 from milkrun.log.embedded.database import Database, explained
 from milkrun.log.embedded.transaction import EmbeddedTransaction
+from milkrun.log.protocol import Lease, Log, PartitionInfo, TopicInfo, Transaction, Waiting
 from milkrun.model.batch import BATCH_SCHEMA, Batch
 from milkrun.model.clock import Clock
 from milkrun.model.errors import Fatal, NotFound, OffsetOutOfRange, Refused
@@ -53,7 +53,9 @@ class EmbeddedLog(Log):
             return known
         if spec.partitions < 1 or (known and spec.partitions < known.spec.partitions):
             least = known.spec.partitions if known else 1
-            raise Refused(f"topic {spec.name!r} can't have {spec.partitions} partitions; give {least} or more")
+            raise Refused(
+                f"topic {spec.name!r} can't have {spec.partitions} partitions; give {least} or more"
+            )
         with self._write():
             connection = self._database.writer
             connection.execute(
@@ -84,11 +86,16 @@ class EmbeddedLog(Log):
 
     def topics(self) -> list[TopicInfo]:
         with explained(self._database.path):
-            return [_info(*row) for row in self._database.reader.execute("SELECT spec, incarnation FROM topic ORDER BY name")]
+            return [
+                _info(*row)
+                for row in self._database.reader.execute("SELECT spec, incarnation FROM topic ORDER BY name")
+            ]
 
     def topic(self, name: str) -> TopicInfo | None:
         with explained(self._database.path):
-            row = self._database.reader.execute("SELECT spec, incarnation FROM topic WHERE name=?", (name,)).fetchone()
+            row = self._database.reader.execute(
+                "SELECT spec, incarnation FROM topic WHERE name=?", (name,)
+            ).fetchone()
         return _info(*row) if row else None
 
     def partition(self, topic: str, partition: int) -> PartitionInfo:
@@ -117,7 +124,9 @@ class EmbeddedLog(Log):
         """A topic's key in the file and its number of partitions."""
         if name not in self._ids:
             with explained(self._database.path):
-                row = self._database.reader.execute("SELECT id, spec FROM topic WHERE name=?", (name,)).fetchone()
+                row = self._database.reader.execute(
+                    "SELECT id, spec FROM topic WHERE name=?", (name,)
+                ).fetchone()
             if row is None:
                 raise NotFound(f"there is no topic {name!r}")
             self._ids[name] = (row[0], msgspec.json.decode(row[1], type=TopicSpec).partitions)
@@ -148,7 +157,9 @@ class EmbeddedLog(Log):
 
     # -- reading
 
-    def read(self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 26) -> Batch:
+    def read(
+        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 26
+    ) -> Batch:
         topic_id = self._topic_id(topic)
         parts: list[pa.RecordBatch] = []
         rows = size = 0
@@ -162,7 +173,9 @@ class EmbeddedLog(Log):
                     message = f"{topic}[{partition}] keeps the offsets {start} to {end}, not {offset}"
                     raise OffsetOutOfRange(message, start=start, end=end)
                 where = f"{topic}[{partition}]"
-                for base, sparse, count, bytes_, last, data in connection.execute(_READ, (topic_id, partition, offset)):
+                for base, sparse, count, bytes_, last, data in connection.execute(
+                    _READ, (topic_id, partition, offset)
+                ):
                     if last < offset:
                         continue
                     if parts and (rows + count > max_rows or size + bytes_ > max_bytes):
@@ -233,7 +246,9 @@ class EmbeddedLog(Log):
 
     def get(self, store: str, key: str) -> bytes | None:
         with explained(self._database.path):
-            return self._database.reader.execute("SELECT value FROM state WHERE store=? AND key=?", (store, key)).get
+            return self._database.reader.execute(
+                "SELECT value FROM state WHERE store=? AND key=?", (store, key)
+            ).get
 
     def scan(self, store: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
         with explained(self._database.path):

@@ -12,9 +12,9 @@ import apsw
 import numpy as np
 import pyarrow as pa
 
-from milkrun.log.protocol import Lease, Transaction
 from milkrun.log.embedded import blocks
 from milkrun.log.embedded.database import Database, explained
+from milkrun.log.protocol import Lease, Transaction
 from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.clock import Clock
 from milkrun.model.errors import Fatal, Fenced, NotFound, Refused
@@ -66,7 +66,9 @@ class EmbeddedTransaction(Transaction):
 
     def append(self, topic: str, partition: int, records: pa.RecordBatch) -> None:
         if records.schema != RECORD_SCHEMA:
-            raise Refused(f"records for {topic} have the columns {records.schema.names}, not {RECORD_SCHEMA.names}")
+            raise Refused(
+                f"records for {topic} have the columns {records.schema.names}, not {RECORD_SCHEMA.names}"
+            )
         topic_id, partitions = self._topic_ids(topic)
         if not 0 <= partition < partitions:
             raise NotFound(f"topic {topic!r} has {partitions} partitions, there is no partition {partition}")
@@ -80,10 +82,19 @@ class EmbeddedTransaction(Transaction):
                 raise NotFound(f"topic {topic!r} has been deleted")
             base = found
             for block in ready:
-                values = (block.rows, block.min_timestamp, block.max_timestamp, block.bytes, len(block.data), block.data)
+                values = (
+                    block.rows,
+                    block.min_timestamp,
+                    block.max_timestamp,
+                    block.bytes,
+                    len(block.data),
+                    block.data,
+                )
                 connection.execute(_BLOCK, (topic_id, partition, base, base + block.rows - 1, *values))
                 base += block.rows
-            connection.execute("UPDATE partition SET next=? WHERE topic=? AND partition=?", (base, topic_id, partition))
+            connection.execute(
+                "UPDATE partition SET next=? WHERE topic=? AND partition=?", (base, topic_id, partition)
+            )
 
         self._steps.append(step)
 
@@ -96,7 +107,9 @@ class EmbeddedTransaction(Transaction):
                 "SELECT offset FROM consumer_offset WHERE grp=? AND topic=? AND partition=?", place
             ).get
             if before is not None and offset < before:
-                raise Refused(f"{group} is at offset {before} of {topic}[{partition}]; it can't go back to {offset}")
+                raise Refused(
+                    f"{group} is at offset {before} of {topic}[{partition}]; it can't go back to {offset}"
+                )
             connection.execute("INSERT OR REPLACE INTO consumer_offset VALUES(?, ?, ?, ?)", (*place, offset))
 
         self._steps.append(step)
@@ -105,7 +118,9 @@ class EmbeddedTransaction(Transaction):
         if value is None:
             self._steps.append(lambda c: _run(c, "DELETE FROM state WHERE store=? AND key=?", (store, key)))
         else:
-            self._steps.append(lambda c: _run(c, "INSERT OR REPLACE INTO state VALUES(?, ?, ?)", (store, key, value)))
+            self._steps.append(
+                lambda c: _run(c, "INSERT OR REPLACE INTO state VALUES(?, ?, ?)", (store, key, value))
+            )
 
     def unseen(self, scope: str, ids: pa.Array, window_seconds: float) -> pa.BooleanArray:
         if not len(ids):

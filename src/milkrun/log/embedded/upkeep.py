@@ -39,7 +39,9 @@ Place = tuple[str, int, int]
 class Writing:
     """A write transaction of the log's own housekeeping or bookkeeping."""
 
-    def __init__(self, database: Database, committed: Callable[[], None], failed: Callable[[Fatal], None]) -> None:
+    def __init__(
+        self, database: Database, committed: Callable[[], None], failed: Callable[[Fatal], None]
+    ) -> None:
         self._database = database
         self._committed = committed
         self._failed = failed
@@ -54,7 +56,9 @@ class Writing:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         writer = self._database.writer
         try:
             with explained(self._database.path):
@@ -109,7 +113,9 @@ def retain(database: Database, write: Callable[[], Writing], spec: TopicSpec, pl
     with write():
         bindings = (topic_id, partition, start)
         database.writer.execute("DELETE FROM block WHERE topic=? AND partition=? AND last<?", bindings)
-        database.writer.execute("UPDATE partition SET start=?3 WHERE topic=?1 AND partition=?2 AND start<?3", bindings)
+        database.writer.execute(
+            "UPDATE partition SET start=?3 WHERE topic=?1 AND partition=?2 AND start<?3", bindings
+        )
 
 
 def compact(database: Database, write: Callable[[], Writing], place: Place, now: int) -> None:
@@ -138,7 +144,9 @@ def compact(database: Database, write: Callable[[], Writing], place: Place, now:
 
 def _live(events: pa.RecordBatch, latest: dict[bytes, int], now: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
     keys, offsets = events.column("key").to_pylist(), events.column("offset").to_pylist()
-    last = np.array([key is None or latest[key] == offset for key, offset in zip(keys, offsets, strict=True)], np.bool_)
+    last = np.array(
+        [key is None or latest[key] == offset for key, offset in zip(keys, offsets, strict=True)], np.bool_
+    )
     tombstone = pc.and_(events.column("value").is_null(), events.column("key").is_valid())
     aged = pc.less(events.column("timestamp").cast(pa.int64()), now - TOMBSTONE_MS)
     gone: np.ndarray[Any, np.dtype[np.bool_]] = pc.and_(tombstone, aged).to_numpy(zero_copy_only=False)
@@ -197,7 +205,8 @@ def _load(database: Database, place: Place, base: int) -> pa.RecordBatch:
     name, topic_id, partition = place
     with explained(database.path):
         data, sparse = database.reader.execute(
-            "SELECT data, sparse FROM block WHERE topic=? AND partition=? AND base=?", (topic_id, partition, base)
+            "SELECT data, sparse FROM block WHERE topic=? AND partition=? AND base=?",
+            (topic_id, partition, base),
         ).fetchone()
     return blocks.decode(data, base, sparse, f"{name}[{partition}]")
 
@@ -216,7 +225,8 @@ def _replace(
         rewritten = (int(offsets[0]), int(offsets[-1]), *sizes, blocks.sparse_offsets(offsets), block.data)
     with write():
         database.writer.executemany(
-            "DELETE FROM block WHERE topic=? AND partition=? AND base=?", [(topic_id, partition, base) for base in bases]
+            "DELETE FROM block WHERE topic=? AND partition=? AND base=?",
+            [(topic_id, partition, base) for base in bases],
         )
         if rewritten:
             database.writer.execute(

@@ -1,0 +1,126 @@
+"""What a user can set of the Parquet sink, and what is refused before anything is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from milkrun.connectors.parquet.layout import parse_layout, parse_steps
+from milkrun.model.errors import ConfigError
+from milkrun.plugin import Secret, option
+
+
+@dataclass(frozen=True)
+class S3Options:
+    """How to reach an S3 bucket. What is not given comes from the `AWS_*` environment variables or the machine's role."""
+
+    region: str | None = option("the bucket's region", default=None, example="eu-central-1")
+    endpoint: str | None = option(
+        "the address of an S3-compatible store; AWS itself needs none",
+        default=None,
+        example="https://minio.example.com",
+    )
+    access_key: Secret | None = option("the access key's id", default=None, example="${LAKE_KEY}")
+    secret_key: Secret | None = option("the access key's secret", default=None, example="${LAKE_SECRET}")
+    session_token: Secret | None = option("the token of temporary credentials", default=None)
+    allow_http: bool = option("let an endpoint be reached without TLS", default=False)
+    virtual_hosted: bool = option("the bucket's name is part of the host, not of the path", default=False)
+
+    def __post_init__(self) -> None:
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ConfigError(
+                "one of access_key and secret_key is missing", "give both or neither", path=("s3",)
+            )
+        if self.endpoint is not None:
+            _check_endpoint(self.endpoint, allow_http=self.allow_http)
+
+
+@dataclass(frozen=True)
+class ParquetConfig:
+    """The sink's options."""
+
+    url: str = option(
+        "where the files go: a folder (relative to the project's folder), file:///… or s3://bucket/prefix",
+        example="lake/",
+    )
+    partition_by: list[str] = option(
+        "the folders files are sorted into: topic, date, hour (with date), body.<field>, or <name>=body.<field>",
+        default=["topic", "hour"],
+        example="[topic, hour, country=body.country]",
+    )
+    time_column: str | None = option(
+        "the field whose time gives date and hour, else the event's timestamp does",
+        default=None,
+        example="body.placed_at",
+    )
+    compression_level: int = option("zstd's level", default=1, minimum=1, maximum=22)
+    row_group_rows: int = option("rows of a row group, at most", default=131_072, minimum=1)
+    max_files: int = option("files that one cut may be spread over, at most", default=1000, minimum=1)
+    parallel: int = option("files written at the same time", default=4, minimum=1, maximum=64)
+    s3: S3Options | None = option("how to reach the bucket of an s3:// url", default=None)
+
+    def __post_init__(self) -> None:
+        parse_target(self.url)
+        parse_layout(self.partition_by)
+        if self.time_column is not None:
+            parse_steps(self.time_column, ("time_column",))
+        if self.s3 is not None and not self.url.startswith("s3://"):
+            raise ConfigError(
+                "s3 is set, but url is a folder", "give url as s3://bucket/prefix, or leave out s3", path=("s3",)
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A place on S3: `prefix` has no slash at either end and may be empty."""
+
+    name: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.name}/{self.prefix}".rstrip("/")
+
+
+def parse_target(url: str) -> Path | Bucket:
+    """The folder (perhaps relative) or bucket that `url` means. ConfigError where it means neither."""
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        if not url.strip() or "\0" in url:
+            raise _wrong_url(url)
+        return Path(url)
+    parts = urlsplit(url)
+    if scheme == "file" and parts.netloc in ("", "localhost") and parts.path not in ("", "/"):
+        return Path(unquote(parts.path))
+    rest = url[len("s3://") :]
+    bucket, _, prefix = rest.partition("/")
+    steps = [step for step in prefix.split("/") if step]
+    if scheme != "s3" or not bucket or "@" in bucket or any(step in (".", "..") for step in steps):
+        raise _wrong_url(url)
+    return Bucket(bucket, "/".join(steps))
+
+
+def _wrong_url(url: str) -> ConfigError:
+    # Whatever stands before an @ may be a password.
+    shown = url.rpartition("@")[2][:80]
+    return ConfigError(
+        f"{shown!r} is no place for Parquet files",
+        "give a folder such as lake/, file:///srv/lake or s3://bucket/prefix",
+        path=("url",),
+    )
+
+
+def _check_endpoint(endpoint: str, *, allow_http: bool) -> None:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ConfigError(
+            "the endpoint is no address",
+            "give https://host[:port]; keys go into access_key and secret_key",
+            path=("s3", "endpoint"),
+        )
+    if parts.scheme == "http" and not allow_http:
+        raise ConfigError(
+            "the endpoint has no TLS: keys and events would go over the network in the open",
+            "give an https:// endpoint, or set allow_http: true where the network is trusted",
+            path=("s3", "endpoint"),
+        )
