@@ -51,7 +51,7 @@ class Places:
 def project(places: Places, entrance: Entrance, port: int) -> ProjectSpec:
     """The project of one run."""
     config: dict[str, Any] = (
-        {"paths": ["input.ndjson"], "follow": True, "poll": "20ms"}
+        {"paths": ["input.ndjson"], "follow": True, "interval": "20ms"}
         if entrance == "files"
         else {"listen": f"127.0.0.1:{port}"}
     )

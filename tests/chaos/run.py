@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from milkrun.log.opening import open_log
-from milkrun.model import faults
 from milkrun.model.clock import SystemClock
 from milkrun.runtime.worker import Worker
 from tests.chaos import checker
@@ -81,7 +80,8 @@ def worker_process(folder: str, entrance: Entrance, port: int, kill_at: str | No
     if bug:
         BUGS[bug]()
     worker = Worker(project(places, entrance, port), log, SystemClock(), f"w{os.getpid()}")
-    faults.arm(kill_at)
+    if kill_at:
+        os.environ["MILKRUN_KILL_AT"] = kill_at
     worker.start()
     finish = places.folder / "finish"
     while not (finish.exists() and worker.idle):

@@ -39,12 +39,12 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code."""
     _configure_logging()
     try:
-        result = app(
-            list(arguments), exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        result = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
-        return _failed(arguments, USAGE, "usage", str(error).strip(), hint="`milkrun --help` shows the commands")
+        return _failed(
+            arguments, USAGE, "usage", str(error).strip(), hint="`milkrun --help` shows the commands"
+        )
     except MilkrunError as error:
         return _failed(arguments, error.exit_code, type(error).__name__, str(error), error=error)
     except KeyboardInterrupt:
@@ -62,7 +62,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _failed(
-    arguments: Sequence[str], code: int, kind: str, message: str, *, hint: str = "", error: MilkrunError | None = None
+    arguments: Sequence[str],
+    code: int,
+    kind: str,
+    message: str,
+    *,
+    hint: str = "",
+    error: MilkrunError | None = None,
 ) -> int:
     if _wants_json(arguments):
         body: dict[str, Any] = {"kind": kind, "message": message, "exit_code": code}
@@ -114,5 +120,3 @@ def _configure_logging() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-
-

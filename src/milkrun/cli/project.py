@@ -117,7 +117,10 @@ def _show_plan(out: Output, plan: ProjectPlan, *, applied: bool) -> None:
             out.line(f"    {line}", style={"+": "green", "-": "red"}.get(line[:1]))
     for topic in plan.topics:
         details = "; ".join(topic.details)
-        out.line(f"{_MARKS[topic.change]} topic {topic.name} {topic.change}: {details}", style=_STYLES[topic.change])
+        out.line(
+            f"{_MARKS[topic.change]} topic {topic.name} {topic.change}: {details}",
+            style=_STYLES[topic.change],
+        )
     for problem in plan.incompatible:
         out.line(f"! incompatible: {problem}", style="red")
     for problem in plan.impossible:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import structlog
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
@@ -38,9 +39,9 @@ def register(app: App) -> None:
 
 def up(
     *,
-    workers: Annotated[int, Parameter(name=["--workers", "-w"])] = 1,
+    workers: Annotated[int, Parameter(name=["--workers", "-w"], validator=Number(gte=1, lte=64))] = 1,
     until_idle: Annotated[bool, Parameter(negative="")] = False,
-    port: int | None = None,
+    port: Annotated[int | None, Parameter(validator=Number(gte=0, lte=65535))] = None,
     server: bool = True,
     common: Common = DEFAULT,
 ) -> int:
@@ -57,8 +58,6 @@ def up(
     server
         Whether to serve metrics, health and status.
     """
-    if not 1 <= workers <= 64:
-        raise ValueError("--workers takes 1 to 64")
     with common.opened() as (project, out):
         if port is not None:
             project.spec = dataclasses.replace(
@@ -177,7 +176,9 @@ class _View:
             self._out.json({"outcome": outcome})
             return
         words = {"stopped": "stopped", "idle": "everything is delivered", "failed": "failed"}
-        self._out.line(words[outcome.reason] if outcome.ok or outcome.reason != "idle" else "nothing is left to do")
+        self._out.line(
+            words[outcome.reason] if outcome.ok or outcome.reason != "idle" else "nothing is left to do"
+        )
         for text in ([outcome.failure] if outcome.failure else []) + list(outcome.failed_tasks):
             self._out.line(f"failed: {text}", style="red")
 
@@ -222,7 +223,8 @@ def show_status(out: Output, status: ProjectStatus) -> None:
     )
     out.line()
     out.table(
-        ("pipeline", "task", "state", "events", "waiting", "error"), [_task_row(task, lags) for task in status.tasks]
+        ("pipeline", "task", "state", "events", "waiting", "error"),
+        [_task_row(task, lags) for task in status.tasks],
     )
     behind = [lag for lag in status.lags if lag.events]
     if behind:

@@ -85,7 +85,9 @@ class Project:
     def existing_log(self) -> Log:
         """The project's log. NotFound where nothing has run yet."""
         if not self.started:
-            raise NotFound(f"there is no log at {self.spec.log.path}: nothing has run yet; start with `milkrun up`")
+            raise NotFound(
+                f"there is no log at {self.spec.log.path}: nothing has run yet; start with `milkrun up`"
+            )
         return self.log
 
     def close(self) -> None:
@@ -203,7 +205,9 @@ class Project:
             raise Refused("give a topic or a sample file to infer from, one of them")
         path = type_path or self._type_path(topic)
         if sample is not None:
-            found = infer_schemas(sample_values(sample), type_path=path, name=name or sample.name.split(".")[0])
+            found = infer_schemas(
+                sample_values(sample), type_path=path, name=name or sample.name.split(".")[0]
+            )
         else:
             assert topic is not None
             events = self.topic(topic).read(limit=MAX_EVENTS).to_table()

@@ -77,7 +77,9 @@ class DeadLetters:
         """Single dead letters, oldest first, at most `limit`."""
         for pipeline, batch in self._batches(wanted):
             keep = _keep(batch, _columns(batch, ("stage", "code", "topic")), wanted)
-            chosen = Batch(batch.topic, batch.partition, batch.events.filter(pa.array(keep)), batch.next_offset)
+            chosen = Batch(
+                batch.topic, batch.partition, batch.events.filter(pa.array(keep)), batch.next_offset
+            )
             for letter in parse(pipeline, chosen):
                 if limit <= 0:
                     return
@@ -88,7 +90,9 @@ class DeadLetters:
         """The dead letter of an id such as `shop/0:12`, or `0:12` where there is one pipeline. NotFound where there is none."""
         match = _ID.fullmatch(identity)
         if not match:
-            raise Refused(f"{identity!r} is no id of a dead letter; `milkrun dead list` shows them: shop/0:12")
+            raise Refused(
+                f"{identity!r} is no id of a dead letter; `milkrun dead list` shows them: shop/0:12"
+            )
         name = match[1] or pipeline or (self._names[0] if len(self._names) == 1 else None)
         if name is None:
             raise Refused(f"which pipeline? write <pipeline>/{identity}; there are: {', '.join(self._names)}")
@@ -137,7 +141,10 @@ def _columns(batch: Batch, names: Sequence[str]) -> dict[str, np.ndarray[Any, An
     headers = batch.events.column("headers")
     return {
         name: np.array(
-            [(value or b"").decode(errors="replace") for value in header_values(headers, _PREFIX + name).to_pylist()],
+            [
+                (value or b"").decode(errors="replace")
+                for value in header_values(headers, _PREFIX + name).to_pylist()
+            ],
             dtype=object,
         )
         for name in names
@@ -167,7 +174,16 @@ def _group(pipeline: str, key: tuple[str, ...], batch: Batch, rows: np.ndarray[A
     letter = next(parse(pipeline, chosen))
     identity = f"{pipeline}/{letter.id}"
     return DeadGroup(
-        pipeline, stage, party, code, topic, len(rows), int(stamps.min()), int(stamps.max()), identity, letter.message
+        pipeline,
+        stage,
+        party,
+        code,
+        topic,
+        len(rows),
+        int(stamps.min()),
+        int(stamps.max()),
+        identity,
+        letter.message,
     )
 
 

@@ -168,7 +168,9 @@ class _Builder:
             self._wrong(event, f"nested deeper than {MAX_DEPTH} levels", "make it flatter", ())
             raise _Stop
         if isinstance(event, AliasEvent):
-            self._wrong(event, f"an alias (*{event.anchor})", "write the value out: aliases aren't taken", path)
+            self._wrong(
+                event, f"an alias (*{event.anchor})", "write the value out: aliases aren't taken", path
+            )
             return None
         if event.anchor is not None:
             self._wrong(event, f"an anchor (&{event.anchor})", "remove it: anchors aren't taken", path)
@@ -193,7 +195,12 @@ class _Builder:
             inner = (*path, key)
             if key in found:
                 first = self.places[inner]
-                self._wrong(event, f"the key {key!r} a second time", f"keep one: the first is in line {first.line}", path)
+                self._wrong(
+                    event,
+                    f"the key {key!r} a second time",
+                    f"keep one: the first is in line {first.line}",
+                    path,
+                )
                 self._value(next(self._events), inner)
                 continue
             self.places[inner] = place

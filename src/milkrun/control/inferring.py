@@ -39,9 +39,7 @@ class InferredSchema:
 def sample_values(path: Path) -> pa.BinaryArray:
     """The events of an NDJSON file or a JSON array (also .gz), up to `MAX_EVENTS`. NotFound or Refused where it can't be read."""
     try:
-        opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-        with opened as file:
-            head = file.read(MAX_SAMPLE_BYTES)
+        head = _head(path)
     except OSError as error:
         raise NotFound(f"the sample {path} can't be read: {error.strerror or error}") from error
     except EOFError as error:
@@ -52,13 +50,19 @@ def sample_values(path: Path) -> pa.BinaryArray:
     return pa.array(lines[:MAX_EVENTS], pa.binary())
 
 
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        if path.suffix != ".gz":
+            return file.read(MAX_SAMPLE_BYTES)
+        with gzip.GzipFile(fileobj=file) as plain:
+            return plain.read(MAX_SAMPLE_BYTES)
+
+
 def _elements(text: bytes, path: Path) -> list[bytes]:
     try:
         return [json.dumps(item).encode() for item in json.loads(text)[:MAX_EVENTS]]
     except (ValueError, RecursionError) as error:
         raise Refused(f"the sample {path} is no JSON: {error}") from error
-
-
 
 
 def infer_schemas(
@@ -117,7 +121,9 @@ def _document(kind: str, document: dict[str, Any]) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": kind} | dict(document)
 
 
-def write_schemas(schemas: Sequence[InferredSchema], folder: Path, *, force: bool = False) -> list[InferredSchema]:
+def write_schemas(
+    schemas: Sequence[InferredSchema], folder: Path, *, force: bool = False
+) -> list[InferredSchema]:
     """Write each as `<type>.json` into `folder`. Refused, before any is written, where a file is there already or a type can't
     name one.
     """
@@ -125,7 +131,9 @@ def write_schemas(schemas: Sequence[InferredSchema], folder: Path, *, force: boo
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", schema.type) or not _may_name_file(schema.type):
             raise Refused(f"the event type {schema.type[:80]!r} can't name a file; write its schema by hand")
         if (folder / f"{schema.type}.json").exists() and not force:
-            raise Refused(f"{folder / schema.type}.json is there already; look at it, or write it anew with --force")
+            raise Refused(
+                f"{folder / schema.type}.json is there already; look at it, or write it anew with --force"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for schema in schemas:

@@ -154,7 +154,9 @@ class _Report:
             if final:
                 keys.add((pipeline, topic, None))
         known = {pipeline.name for pipeline in self._pipelines}
-        ordered = sorted((key for key in keys if key[0] in known), key=lambda key: (key[0], key[2] or 0, key[1]))
+        ordered = sorted(
+            (key for key in keys if key[0] in known), key=lambda key: (key[0], key[2] or 0, key[1])
+        )
         return tuple(self._row(pipeline, topic, minute, counts, final) for pipeline, topic, minute in ordered)
 
     def _row(self, pipeline: str, topic: str, minute: int | None, counts: _Counts, final: bool) -> LedgerRow:
@@ -171,7 +173,14 @@ class _Report:
         return LedgerRow(pipeline, topic, minute, accepted, *outside, sinks)
 
     def _sink(
-        self, pipeline: str, sink: str, topic: str, minute: int | None, accepted: int, counts: _Counts, final: bool
+        self,
+        pipeline: str,
+        sink: str,
+        topic: str,
+        minute: int | None,
+        accepted: int,
+        counts: _Counts,
+        final: bool,
     ) -> SinkCount:
         delivered, filtered, dead = (
             counts.sinks.get((pipeline, sink, topic, minute, stage), 0)

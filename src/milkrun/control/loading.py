@@ -85,7 +85,11 @@ class _Loader:
         if self._errors:
             raise ConfigErrors(sorted(self._errors, key=_order))
         spec = ProjectSpec(
-            head.name, self._root, head.log, tuple(self._pipelines[n] for n in sorted(self._pipelines)), head.server
+            head.name,
+            self._root,
+            head.log,
+            tuple(self._pipelines[n] for n in sorted(self._pipelines)),
+            head.server,
         )
         return LoadedProject(spec, self._definitions, tuple(_warnings(spec)))
 
@@ -140,7 +144,9 @@ class _Loader:
         folder = self._root / PIPELINES
         if not folder.is_dir():
             return []
-        files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
+        files = sorted(
+            path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file()
+        )
         return files[:MAX_PIPELINES]
 
     def _pipeline(self, path: Path, head: _Head) -> None:
@@ -189,7 +195,11 @@ def _order(error: ConfigError) -> tuple[bool, str, int, int]:
 def _version(definition: Any, pipeline: PipelineSpec) -> str:
     """A digest of all that decides what the pipeline does, with secrets as references."""
     base = pipeline.topic_defaults
-    parts = [definition, pipeline.schema.by_type, [base.partitions, base.retention_seconds, base.retention_bytes, base.compact]]
+    parts = [
+        definition,
+        pipeline.schema.by_type,
+        [base.partitions, base.retention_seconds, base.retention_bytes, base.compact],
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -42,7 +42,6 @@ _SOURCE_KEYS = ("topic", "key", "id", "timestamp", "dedupe")
 _SINK_KEYS = ("topics", "cut", "only")
 
 
-
 @dataclass(frozen=True)
 class _Chosen:
     """The connector key of a source or sink: its name, its options, and where they stand."""
@@ -94,7 +93,9 @@ class PipelineReader:
 
     def _check_parties(self, file: PipelineFile) -> None:
         if not file.sources and not file.sinks:
-            self._mistakes.add("the pipeline has neither sources nor sinks", "give it `sources:` or `sinks:`", ())
+            self._mistakes.add(
+                "the pipeline has neither sources nor sinks", "give it `sources:` or `sinks:`", ()
+            )
         for name in set(file.sources or {}) & set(file.sinks or {}):
             self._mistakes.add(
                 f"a source and a sink are both called {name!r}", "give one another name", ("sinks", name)
@@ -113,7 +114,9 @@ class PipelineReader:
         by_type = self._by_type(section)
         if by_type and section.type is None:
             self._mistakes.add(
-                "`folder` without `type`: nothing tells which schema is meant", "give for example type: body.type", ("schema",)
+                "`folder` without `type`: nothing tells which schema is meant",
+                "give for example type: body.type",
+                ("schema",),
             )
         if section.unknown == "refuse" and not by_type:
             self._mistakes.add(
@@ -156,7 +159,12 @@ class PipelineReader:
         return SourceSpec(name, chosen.name, chosen.config, route, 3600.0 if dedupe is None else dedupe)
 
     def _route(
-        self, section: SourceSection, pipeline: str, kind: type[Source], type_path: str | None, path: DocumentPath
+        self,
+        section: SourceSection,
+        pipeline: str,
+        kind: type[Source],
+        type_path: str | None,
+        path: DocumentPath,
     ) -> RouteSpec:
         names = kind.capabilities.attributes
         topic = section.topic if section.topic is not None else pipeline
@@ -188,7 +196,12 @@ class PipelineReader:
         if kind is None:
             return None
         return SinkSpec(
-            name, chosen.name, chosen.config, topics, _cut(section.cut or CutSection(), kind.default_cut), only
+            name,
+            chosen.name,
+            chosen.config,
+            topics,
+            _cut(section.cut or CutSection(), kind.default_cut),
+            only,
         )
 
     def _sink_topics(self, raw: Any, sources: list[SourceSpec], path: DocumentPath) -> tuple[str, ...]:
@@ -220,7 +233,9 @@ class PipelineReader:
             self._mistakes.attempt(lambda text=text: parse_path(text), here)  # type: ignore[misc]
             wanted = values if isinstance(values, list) else [values]
             if not wanted or any(isinstance(value, dict | list) or value is None for value in wanted):
-                self._mistakes.add(f"{values!r} is no list of values", "write for example [order, payment]", here)
+                self._mistakes.add(
+                    f"{values!r} is no list of values", "write for example [order, payment]", here
+                )
                 continue
             found[text] = tuple(value if isinstance(value, str) else json.dumps(value) for value in wanted)
         return found
@@ -274,7 +289,9 @@ def _check_template(text: str, attributes: tuple[str, ...]) -> bool:
     # Any value may stand for a path: what is left must be able to be part of a topic's name.
     check_topic_name("".join(part if isinstance(part, str) else "x" for part in template.parts))
     if text.startswith(DEAD_LETTER_PREFIX):
-        raise ConfigError(f"topics that begin with {DEAD_LETTER_PREFIX} are Milkrun's own", "choose another name")
+        raise ConfigError(
+            f"topics that begin with {DEAD_LETTER_PREFIX} are Milkrun's own", "choose another name"
+        )
     return True
 
 
@@ -285,5 +302,3 @@ def _dedupe(value: Any, path: DocumentPath) -> float:
 def _cut(section: CutSection, default: CutSpec) -> CutSpec:
     given = {"rows": section.rows, "bytes": section.bytes, "seconds": section.every}
     return replace(default, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
-
-

@@ -92,17 +92,22 @@ def make_plan(project: LoadedProject, log: Log | None) -> ProjectPlan:
             )
             incompatible += [f"pipeline {name}: {problem}" for problem in problems]
     topics, impossible = _topic_changes(project, log)
-    return ProjectPlan(tuple(changes), tuple(topics), tuple(incompatible), tuple(impossible), project.warnings)
+    return ProjectPlan(
+        tuple(changes), tuple(topics), tuple(incompatible), tuple(impossible), project.warnings
+    )
 
 
-def apply_plan(project: LoadedProject, log: Log, now: int, *, allow_incompatible: bool = False) -> ProjectPlan:
+def apply_plan(
+    project: LoadedProject, log: Log, now: int, *, allow_incompatible: bool = False
+) -> ProjectPlan:
     """Make the topics and store what was applied at `now` (Unix ms). Refused where the plan has what can't or may not be done."""
     plan = make_plan(project, log)
     if plan.impossible:
         raise Refused("\n".join(plan.impossible))
     if plan.incompatible and not allow_incompatible:
         raise Refused(
-            "\n".join(plan.incompatible) + "\nchange the schemas so that they take old events, or apply with --allow-incompatible"
+            "\n".join(plan.incompatible)
+            + "\nchange the schemas so that they take old events, or apply with --allow-incompatible"
         )
     for spec in _wanted_topics(project, log):
         log.create_topic(spec)

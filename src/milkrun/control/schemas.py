@@ -59,7 +59,9 @@ def _read_schema(path: Path, name: str) -> Mapping[str, Any]:
     except ConfigError as error:
         raise ConfigError(error.what, error.remedy, location=Location(name)) from error
     if not isinstance(document, dict):
-        raise ConfigError("a JSON Schema is an object", 'begin with {"type": "object"', location=Location(name, 1, 1))
+        raise ConfigError(
+            "a JSON Schema is an object", 'begin with {"type": "object"', location=Location(name, 1, 1)
+        )
     try:
         check_schema(document)
     except (ConfigError, ConfigErrors) as error:

@@ -71,7 +71,9 @@ class ProjectFile:
 
     name: str | None = option("the project's name; the folder's unless given", default=None)
     log: Any = option(
-        "`embedded`, or a mapping with its settings", default="embedded", example="log: {embedded: {path: data/log.db}}"
+        "`embedded`, or a mapping with its settings",
+        default="embedded",
+        example="log: {embedded: {path: data/log.db}}",
     )
     server: ServerSection | None = option("where metrics, health and status are served", default=None)
     defaults: DefaultsSection | None = option("defaults of all pipelines", default=None)

@@ -90,7 +90,11 @@ def read_status(project: ProjectSpec, log: Log, clock: Clock) -> ProjectStatus:
         for party in parties
     ]
     return ProjectStatus(
-        project.name, now, tuple(workers.values()), tuple(tasks), tuple(read_lags(project.pipelines, log, now))
+        project.name,
+        now,
+        tuple(workers.values()),
+        tuple(tasks),
+        tuple(read_lags(project.pipelines, log, now)),
     )
 
 
@@ -117,7 +121,9 @@ def _task(
                 state = "gone" if workers[worker].state == "gone" and not ended else task["state"]
                 found.append((state, worker, task))
     # A worker that ended says nothing about a task that others have in hand.
-    alive = [each for each in found if each[0] not in ("gone", "stopped") and workers[each[1]].state == "running"]
+    alive = [
+        each for each in found if each[0] not in ("gone", "stopped") and workers[each[1]].state == "running"
+    ]
     found = alive or found
     if not found:
         return TaskStatus(pipeline, kind, name, "absent", None, None, None, 0, ())

@@ -40,7 +40,13 @@ class Supervisor:
     """Keeps `count` worker processes of a project alive. `tend` is called often, by one thread."""
 
     def __init__(
-        self, folder: Path, count: int, clock: Clock, *, until_idle: bool = False, command: list[str] | None = None
+        self,
+        folder: Path,
+        count: int,
+        clock: Clock,
+        *,
+        until_idle: bool = False,
+        command: list[str] | None = None,
     ) -> None:
         self._command = command or _worker_command(folder, until_idle)
         self._clock = clock
@@ -107,13 +113,17 @@ class Supervisor:
         if self._until_idle and code in (0, FAILED_TASKS):
             child.done = True
             if code == FAILED_TASKS:
-                self._failures.append(f"worker process {child.number}: tasks failed; `milkrun status` says which")
+                self._failures.append(
+                    f"worker process {child.number}: tasks failed; `milkrun status` says which"
+                )
             return
         if now - child.started_at >= STEADY_SECONDS:
             child.backoff.reset()
         delay = child.backoff.next()
         child.restart_at = now + delay
-        _logger.warning("worker process ended", worker=child.number, exit_code=code, restart_in=round(delay, 2))
+        _logger.warning(
+            "worker process ended", worker=child.number, exit_code=code, restart_in=round(delay, 2)
+        )
 
 
 def _worker_command(folder: Path, until_idle: bool) -> list[str]:

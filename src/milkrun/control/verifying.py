@@ -139,7 +139,9 @@ class _SinkCheck:
         committed = self._log.committed(self._group, topic, partition) or 0
         return max(committed, load(stored)["end"] if stored else 0)
 
-    def _partition(self, topic: str, partition: int, committed: int, upper: int, found: Offsets) -> PartitionCheck:
+    def _partition(
+        self, topic: str, partition: int, committed: int, upper: int, found: Offsets
+    ) -> PartitionCheck:
         start = self._log.partition(topic, partition).start
         comparison = _Comparison(found)
         dead = self._dead.offsets(self._pipeline, self._spec.name, topic, partition)

@@ -53,16 +53,15 @@ def with_headers(headers: pa.ListArray, extra: Sequence[tuple[str, pa.BinaryArra
 
 
 def groups(column: pa.Array) -> Iterator[tuple[object, Rows]]:
-    """Each distinct value of a column with the rows that have it, ascending; values in order of first appearance."""
-    encoded = column.dictionary_encode(null_encoding="encode")
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    if len(encoded.dictionary) == 1:
-        yield encoded.dictionary[0].as_py(), np.arange(len(column), dtype=np.int64)
-        return
+    """Each distinct value of a column (dictionary-encoded or not) with the rows that have it, ascending; nulls come last."""
+    encoded = column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    codes = encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
     order = np.argsort(codes, kind="stable")
-    bounds = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
-    for code, value in enumerate(encoded.dictionary.to_pylist()):
-        yield value, order[bounds[code] : bounds[code + 1]]
+    bounds = np.searchsorted(codes[order], np.arange(len(values) + 2))
+    for code, value in enumerate([*values, None]):
+        if bounds[code] < bounds[code + 1]:
+            yield value, order[bounds[code] : bounds[code + 1]]
 
 
 def rows_of(mask: npt.NDArray[np.bool_]) -> Rows:

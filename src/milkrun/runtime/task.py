@@ -8,6 +8,7 @@ like `Reopen`: nothing was acknowledged, and other tasks go on.
 from __future__ import annotations
 
 import threading
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -86,13 +87,15 @@ class Task(ABC):
     def _report(self, error: BaseException, **details: object) -> None:
         expected = isinstance(error, MilkrunError) and not isinstance(error, Fatal)
         log = _log.warning if expected else _log.error
+        if not isinstance(error, MilkrunError):
+            # Text alone: a logger's own rendering shows local variables, and payloads with them.
+            details["traceback"] = "".join(traceback.format_exception(error))
         log(
             "task failed",
             kind=self.progress.kind,
             pipeline=self.progress.pipeline,
             task=self.progress.name,
             error=_described(error),
-            exc_info=None if isinstance(error, MilkrunError) else error,
             **details,
         )
 

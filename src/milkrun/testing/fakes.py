@@ -294,12 +294,15 @@ class MemorySink(Sink):
         target.calls.reach("written")
 
     def _advance(self, events: Events) -> None:
+        """Move the position. Fenced for a cut that doesn't begin there, or is of an incarnation that another has followed."""
         at = self.target.positions.get(events.partition)
         same = at is not None and (at.incarnation, at.generation) == (events.incarnation, events.generation)
-        if at is not None and same and at.offset != events.start:
+        known = {(where, incarnation, generation) for where, incarnation, generation, _ in self.target.cuts}
+        past = (events.partition, events.incarnation, events.generation) in known
+        if at is not None and (at.offset != events.start if same else past):
             raise Fenced(
-                f"{events.partition}: the target is at offset {at.offset}, the cut begins at {events.start}; "
-                "another owner has written"
+                f"{events.partition}: the target is at offset {at.offset} of {at.incarnation!r}, the cut begins at "
+                f"{events.start} of {events.incarnation!r}; another owner has written"
             )
         position = TargetPosition(events.incarnation, events.generation, events.end)
         self.target.positions[events.partition] = position

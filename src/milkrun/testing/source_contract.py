@@ -169,6 +169,7 @@ class SourceContract(ABC):
 
     def test_an_empty_poll_waits_for_its_timeout(self, tmp_path: Path) -> None:
         with self.opened(tmp_path) as run:
+            assert self.is_quiet(run)
             before = run.clock.monotonic()
             assert not run.source.poll(10, 3.0)
             if isinstance(run.clock, ManualClock):

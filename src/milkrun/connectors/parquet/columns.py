@@ -134,7 +134,9 @@ def fitted(array: pa.Array, kind: pa.DataType) -> pa.Array:
     # Rows of a slice, and values under null rows, would not line up with the offsets: `take` writes them anew.
     whole = array.take(pa.array(np.arange(len(array)))) if array.offset else array
     values = fitted(whole.values, kind.value_type)
-    return pa.Array.from_buffers(kind, len(whole), whole.buffers()[:2], whole.null_count, 0, children=[values])
+    return pa.Array.from_buffers(
+        kind, len(whole), whole.buffers()[:2], whole.null_count, 0, children=[values]
+    )
 
 
 def one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -67,7 +67,9 @@ class ParquetConfig:
             parse_steps(self.time_column, ("time_column",))
         if self.s3 is not None and not self.url.startswith("s3://"):
             raise ConfigError(
-                "s3 is set, but url is a folder", "give url as s3://bucket/prefix, or leave out s3", path=("s3",)
+                "s3 is set, but url is a folder",
+                "give url as s3://bucket/prefix, or leave out s3",
+                path=("s3",),
             )
 
 

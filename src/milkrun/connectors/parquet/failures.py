@@ -1,0 +1,88 @@
+"""An object store's errors in Milkrun's words: what the caller does next, and what a person should know.
+
+The client's own text holds whole answers of the server, so only the HTTP status and S3's error code are taken from it. Codes:
+Amazon S3 API reference, "Error responses".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from obstore import exceptions
+
+from milkrun.model.errors import MilkrunError, Refused, Transient, Unreachable
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,60})</Code>")
+_METADATA_SERVICE = re.compile(r"169\.254\.16[09]\.|fd00:ec2|metadata\.google")
+
+_ANOTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+_WRONG_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidSecurity")
+_OLD_TOKEN = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
+_TRY_AGAIN = (
+    "RequestTimeout",
+    "SlowDown",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+    "InternalError",
+    "ServiceUnavailable",
+)
+
+
+@contextmanager
+def translated(place: str, doing: str) -> Iterator[None]:
+    """Turn the client's errors within the block into Milkrun's; `place` is the url, `doing` says what it is about."""
+    try:
+        yield
+    except (exceptions.BaseError, OSError, ValueError) as error:
+        # Without the original as cause: its text shows the server's answer, and logs print causes.
+        raise translation(error, place, doing) from None
+
+
+def error_code(error: BaseException) -> str:
+    """S3's code of the error, or the HTTP status, or nothing."""
+    code, status = _CODE.search(str(error)), _STATUS.search(str(error))
+    return code[1] if code else status[1] if status else ""
+
+
+def translation(error: Exception, place: str, doing: str) -> MilkrunError:
+    """The Milkrun error for one of the client's that came up while `doing` something with the store at `place`."""
+    where = f"{place}: {doing}"
+    code, status = error_code(error), _STATUS.search(str(error))
+    number = int(status[1]) if status else 0
+    if _METADATA_SERVICE.search(str(error)):
+        return Refused(
+            f"{where}: there are no credentials; set s3.access_key and s3.secret_key, the environment variables "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+        )
+    if code in _TRY_AGAIN or number >= 500 or number in (408, 409, 425, 429):
+        return Transient(f"{where}: the store is busy or failing ({code}); trying again")
+    if code == "RequestTimeTooSkewed":
+        return Refused(f"{where}: the machine's clock is wrong by minutes; set it, for example by NTP")
+    refusal = _refusal(error, code, number)
+    if refusal:
+        return Refused(f"{where}: {refusal}")
+    if isinstance(error, ValueError | exceptions.InvalidPathError):
+        return Refused(f"{where}: the name is not one the store takes; give a plainer prefix in url")
+    # No answer at all: connection refused, no such host, TLS, timeout.
+    return Unreachable(f"{where}: the store can't be reached; is the endpoint right and the network up?")
+
+
+def _refusal(error: Exception, code: str, number: int) -> str:
+    """What is wrong and what would be right, for an answer that will stay the same; empty where it may not."""
+    if code == "NoSuchBucket":
+        return "there is no such bucket; create it, or correct url"
+    if code in _ANOTHER_REGION or number in (301, 307, 308):
+        return "the bucket is in another region or at another endpoint; set s3.region and s3.endpoint"
+    if code in _WRONG_KEYS:
+        return f"the store does not accept the keys ({code}); correct s3.access_key and s3.secret_key"
+    if code in _OLD_TOKEN:
+        return f"the temporary credentials are no longer valid ({code}); renew s3.session_token with its keys"
+    forbidden = exceptions.PermissionDeniedError | exceptions.UnauthenticatedError
+    if isinstance(error, forbidden) or number in (401, 403):
+        return f"access is denied ({code}); the keys need s3:GetObject, s3:PutObject and s3:ListBucket here"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such object or bucket; correct url"
+    return f"the store refuses ({code}); is it S3-compatible, and url right?" if 400 <= number < 500 else ""

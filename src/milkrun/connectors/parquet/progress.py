@@ -1,0 +1,95 @@
+"""How far a target has come with each topic partition, kept beside the files.
+
+A note, `_milkrun/progress/<topic>-<partition>.json`, is written before the files of a cut. It can't make a cut atomic, names do that; it
+lets the sink refuse what names alone would not show: a second sink on the same topic, a log restored from an older copy,
+folders changed while a cut was half written. A missing note means that the partition is new here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from milkrun.connectors.parquet import layout
+from milkrun.connectors.parquet.store import OWN_FOLDER, Store
+from milkrun.model.batch import TopicPartition
+from milkrun.model.errors import GapError, Refused
+from milkrun.plugin.sink import Events
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """The newest cut that a sink began to write: the events `[start, end)`, sorted into folders by `partition_by`."""
+
+    owner: str
+    incarnation: str
+    generation: int
+    start: int
+    end: int
+    partition_by: tuple[str, ...]
+
+
+class Progress:
+    """The notes of one sink; reads each once, then writes only."""
+
+    def __init__(self, store: Store, place: str, owner: str, partition_by: Sequence[str]) -> None:
+        self._store = store
+        self._place = place
+        self._owner = owner
+        self._partition_by = tuple(partition_by)
+        self._notes: dict[tuple[TopicPartition, int], Note | None] = {}
+
+    def begin(self, cut: Events) -> None:
+        """Note that the cut will be written now. Refused, or GapError, where that could double events."""
+        key = (cut.partition, cut.generation)
+        if key not in self._notes:
+            self._notes[key] = self.newest(*key)
+        before = self._notes[key]
+        note = Note(self._owner, cut.incarnation, cut.generation, cut.start, cut.end, self._partition_by)
+        if before == note:
+            return
+        if before is not None:
+            self._check(before, note, cut.partition)
+        self._store.replace(_name(*key), json.dumps(asdict(note), indent=1).encode())
+        self._notes[key] = note
+
+    def newest(self, partition: TopicPartition, generation: int) -> Note | None:
+        """The note of a partition, as the target has it."""
+        name = _name(partition, generation)
+        data = self._store.read(name)
+        if data is None:
+            return None
+        try:
+            fields: dict[str, Any] = json.loads(data)
+            note = Note(**{**fields, "partition_by": tuple(fields["partition_by"])})
+        except (ValueError, TypeError, KeyError):
+            raise Refused(
+                f"{self._place}/{name} is damaged; delete it once the files of {partition} are known to be whole"
+            ) from None
+        return note
+
+    def _check(self, before: Note, note: Note, partition: TopicPartition) -> None:
+        if before.owner != note.owner:
+            raise Refused(
+                f"{self._place}: {partition} was written here by the sink {before.owner}; give the sink {note.owner} a url of its own, "
+                "or events would be there twice"
+            )
+        if before.incarnation != note.incarnation or before.end <= note.start:
+            return
+        if (before.start, before.end) != (note.start, note.end):
+            raise GapError(
+                f"{self._place}: {partition} has come to offset {before.end} here, the log wants to write the cut from "
+                f"{note.start} to {note.end}; the log was restored from an older copy, or another log writes here"
+            )
+        if before.partition_by != note.partition_by:
+            raise Refused(
+                f"{self._place}: partition_by was changed while the cut of {partition} from {note.start} to {note.end} was being "
+                f"written; set it back to {list(before.partition_by)} until that is done"
+            )
+
+
+def _name(partition: TopicPartition, generation: int) -> str:
+    suffix = "" if generation == 1 else f"-g{generation}"
+    return f"{OWN_FOLDER}/progress/{layout.stem(partition.topic)}-{partition.partition:05d}{suffix}.json"

@@ -1,0 +1,113 @@
+"""What the files of a topic hold, read back from them.
+
+Names only say which files to read; partition and offset of each event come from the columns, and must agree with the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from milkrun.connectors.parquet import layout
+from milkrun.connectors.parquet.columns import OFFSET, PARTITION
+from milkrun.connectors.parquet.layout import FileName
+from milkrun.connectors.parquet.progress import Progress
+from milkrun.connectors.parquet.store import Store
+from milkrun.model.batch import TopicPartition
+from milkrun.model.errors import MilkrunError, Refused
+
+AUDIT_SCHEMA = pa.schema([("partition", pa.int32()), ("offset", pa.int64())])
+
+_SHOWN = 10
+
+
+class Unreadable(Exception):
+    """A file is damaged, or isn't what its name says; the message says how."""
+
+
+def audit(store: Store, place: str, progress: Progress, topic: str, parallel: int) -> pa.Table:
+    """Partition and offset of each event of a topic, of the topic's newest incarnation where it is known.
+
+    Refused where a file can't be read or holds what its name doesn't say; the message names such files.
+    """
+    names = _files(store, progress, topic)
+    if not names:
+        return AUDIT_SCHEMA.empty_table()
+    with ThreadPoolExecutor(min(parallel, len(names))) as pool:
+        results = list(pool.map(lambda named: _outcome(store, *named), names))
+    damaged = [result for result in results if isinstance(result, str)]
+    if damaged:
+        more = f"\nand {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
+        raise Refused(
+            f"{place}: {len(damaged)} of {len(names)} files of {topic} are damaged; restore them from a backup, or deliver the topic "
+            "anew to another url:\n" + "\n".join(damaged[:_SHOWN]) + more
+        )
+    return pa.concat_tables(result for result in results if not isinstance(result, str))
+
+
+def _files(store: Store, progress: Progress, topic: str) -> list[tuple[str, FileName]]:
+    stem = layout.stem(topic)
+    found = []
+    for name in store.names():
+        parsed = layout.parse_file_name(name)
+        if parsed is not None and parsed.topic == stem:
+            found.append((name, parsed))
+    current = _current(progress, topic, [parsed for _, parsed in found])
+    return sorted(
+        (name, parsed)
+        for name, parsed in found
+        if current[parsed.partition, parsed.generation] in (None, parsed.incarnation)
+    )
+
+
+def _current(progress: Progress, topic: str, names: Sequence[FileName]) -> dict[tuple[int, int], str | None]:
+    """The newest incarnation of each partition and generation; None where no note tells."""
+    current = {}
+    for partition, generation in {(name.partition, name.generation) for name in names}:
+        note = progress.newest(TopicPartition(topic, partition), generation)
+        current[partition, generation] = note and layout.short_incarnation(note.incarnation)
+    return current
+
+
+def _outcome(store: Store, name: str, parsed: FileName) -> pa.Table | str:
+    """The file's events, or what is wrong with it."""
+    try:
+        return _read(store, name, parsed)
+    except Unreadable as error:
+        return f"{name}: {error}"
+
+
+def _read(store: Store, name: str, parsed: FileName) -> pa.Table:
+    try:
+        with store.reader(name) as file:
+            table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=[PARTITION, OFFSET])
+    except MilkrunError:
+        raise
+    except FileNotFoundError:
+        raise Unreadable("it vanished while it was read") from None
+    except (pa.ArrowException, OSError):
+        raise Unreadable("it is no whole Parquet file") from None
+    if set(table.column_names) != {PARTITION, OFFSET}:
+        raise Unreadable(f"it lacks the columns {PARTITION} and {OFFSET}")
+    table = pa.table({"partition": table.column(PARTITION), "offset": table.column(OFFSET)}).cast(
+        AUDIT_SCHEMA
+    )
+    if table.num_rows == 0 or not _as_named(table, parsed):
+        raise Unreadable("it holds other events than its name says")
+    return table
+
+
+def _as_named(table: pa.Table, parsed: FileName) -> bool:
+    partitions, offsets = (
+        pc.min_max(table.column("partition")).as_py(),
+        pc.min_max(table.column("offset")).as_py(),
+    )
+    return (
+        table.column("offset").null_count == 0
+        and partitions["min"] == partitions["max"] == parsed.partition
+        and parsed.start <= offsets["min"] <= offsets["max"] < parsed.end
+    )
