@@ -32,7 +32,8 @@ class Mistakes:
             for each in error.errors:
                 self.take(each, below)
             return
-        path = error.path or below
+        # An error that has its place already is about another file, where `below` means nothing.
+        path = error.path or (below if error.location is None else ())
         if path in self._unresolved:
             return
         placed = ConfigError(

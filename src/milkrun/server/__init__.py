@@ -1,4 +1,1 @@
-"""What Milkrun serves over HTTP beside the collector: status and metrics.
-
-Thin over `milkrun.control`, and the only asynchronous package.
-"""
+"""Metrics and health over HTTP, for Prometheus and whoever is on call. What it shows comes from `milkrun.control` alone."""

@@ -322,6 +322,8 @@ class Catalog:
         file = Tracked(Entry(found.name, mark, *found.node), found.path)
         self._claim(file, found)
         self.files.append(file)
+        # Stored even if it brings no events yet: after a restart only its inode tells it, should it rotate until then.
+        self.moved = True
 
     def _limit_open(self) -> None:
         """Close those of the open files that have been still for longest."""

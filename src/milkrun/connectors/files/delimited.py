@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from milkrun.connectors.files.config import ColumnType, FilesConfig
 from milkrun.connectors.files.records import QUOTE, Flags, Positions, Quoting, Spans
-from milkrun.connectors.files.rows import BOM, Format, gather
+from milkrun.connectors.files.rows import Format, gather
 from milkrun.model.errors import Refused
 
 _INTEGER = r"^-?(0|[1-9][0-9]*)$"
@@ -126,12 +126,12 @@ _TYPED: dict[ColumnType, Callable[[pa.StringArray], tuple[pa.StringArray, pa.Boo
 def parse_header(record: bytes, delimiter: int, quoting: bool, path: str) -> list[str]:
     """The column names of a header row. Refused where they are broken, empty or there twice."""
     try:
-        text = record.removeprefix(BOM).decode()
+        record.decode()
     except UnicodeDecodeError as error:
         raise Refused(
             f"{path}: the header is not UTF-8 at byte {error.start}; write the file in UTF-8"
         ) from error
-    names = _fields(pa.array([text.encode()], pa.binary()), delimiter, quoting).to_pylist()
+    names = _fields(pa.array([record], pa.binary()), delimiter, quoting).to_pylist()
     if "" in names or len(set(names)) != len(names):
         raise Refused(
             f"{path}: a column of the header has no name, or two have the same; name each differently, or set columns"
@@ -173,8 +173,9 @@ def _fields(rows: pa.BinaryArray, delimiter: int, quoting: bool) -> pa.StringArr
     if len(quotes):
         keep = np.ones(len(text), np.bool_)
         keep[quotes] = False
-        # A doubled quote is a closing one with the next opening one directly after it: it stands for one quote.
-        doubled = quotes[1:-1:2][quotes[2::2] == quotes[1:-1:2] + 1]
+        # A doubled quote is a closing one with the next opening one directly after it, in the same row: it stands for one.
+        closing, opening = quotes[1:-1:2], quotes[2::2]
+        doubled = closing[(opening == closing + 1) & ~np.isin(opening, offsets)]
         keep[doubled] = True
         moved = np.concatenate([[0], np.cumsum(keep)])
         starts, ends, data = moved[starts], moved[ends], pa.py_buffer(text[keep])

@@ -35,7 +35,7 @@ def sample(data: bytes) -> Sample:
 NOTHING = sample(b"")
 
 
-class Entry(msgspec.Struct):
+class Entry(msgspec.Struct, forbid_unknown_fields=True):
     """How far one file was read.
 
     `path` is the name under which it was first seen, and under which its events go. `offset` counts uncompressed bytes, `lines`
@@ -63,7 +63,7 @@ class Entry(msgspec.Struct):
         return self.device, self.inode
 
 
-class Position(msgspec.Struct):
+class Position(msgspec.Struct, forbid_unknown_fields=True):
     """The files read, and how many were ever begun."""
 
     version: int = _VERSION

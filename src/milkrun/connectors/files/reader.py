@@ -16,7 +16,7 @@ from milkrun.connectors.files.config import FilesConfig, format_of
 from milkrun.connectors.files.delimited import DelimitedFormat, parse_header
 from milkrun.connectors.files.position import SAMPLE, Entry, matches, sample
 from milkrun.connectors.files.records import Positions, Quoting, split
-from milkrun.connectors.files.rows import Format, LineFormat, Piece, Rows, too_large
+from milkrun.connectors.files.rows import BOM, Format, LineFormat, Piece, Rows, too_large
 from milkrun.connectors.files.streams import GzipStream, open_stream
 from milkrun.model.errors import GapError, Refused
 from milkrun.plugin import Fault
@@ -234,6 +234,7 @@ class Reader:
             if spans.broken[0]:
                 raise Refused(f"{self.entry.path}: the quotes of the header are broken; mend it")
             header = data[consumed + int(spans.starts[0]) : consumed + int(spans.ends[0])]
+            header = header.removeprefix(BOM) if consumed == 0 else header
             consumed, breaks, records = consumed + spans.consumed, breaks + spans.breaks, records + 1
         self._header_size = consumed
         if self.entry.offset == 0:

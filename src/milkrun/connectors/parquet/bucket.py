@@ -54,8 +54,11 @@ class BucketStore(Store):
         self.conditional = False
 
     def open(self) -> None:
-        with translated(str(self._bucket), "connecting"):
-            self._client = _connect(self._bucket, self._options)
+        try:
+            with translated(str(self._bucket), "connecting"):
+                self._client = _connect(self._bucket, self._options)
+        except ValueError:
+            raise Refused(f"{self._bucket} is no name the client takes; give a plainer prefix in url") from None
         with translated(str(self._bucket), "testing the store"):
             self.conditional = self._keeps_conditions()
         if self.read(TEST_OBJECT) != _TEST_CONTENT:
@@ -66,7 +69,9 @@ class BucketStore(Store):
         (_log.info if self.conditional else _log.warning)(event, url=str(self._bucket))
 
     def create(self, name: str, data: Any) -> bool:
-        size = memoryview(data).nbytes
+        # The client takes unsigned bytes only; Arrow's buffers call themselves signed.
+        data = memoryview(data).cast("B")
+        size = data.nbytes
         if size > MAX_PUT_BYTES:
             raise Refused(
                 f"{self._bucket}/{name}: {size} bytes are more than one put may have ({MAX_PUT_BYTES}); "

@@ -51,7 +51,7 @@ class Encoding:
             table = pq.read_table(pa.BufferReader(other), page_checksum_verification=True)
         except (pa.ArrowException, OSError):
             return False
-        return mine.equals(self.encode(table.combine_chunks()))
+        return bool(mine.equals(self.encode(table.combine_chunks())))
 
 
 def dictionary_columns(table: pa.Table) -> list[str]:
@@ -81,4 +81,5 @@ def _repeats(leaf: pa.Array) -> bool:
     values = len(leaf) - leaf.null_count
     if values == 0 or pa.types.is_boolean(leaf.type):
         return False
-    return int(pc.count_distinct(leaf, mode="only_valid").as_py()) * REPEATS <= values
+    distinct: int = pc.count_distinct(leaf, mode="only_valid").as_py()
+    return bool(distinct * REPEATS <= values)

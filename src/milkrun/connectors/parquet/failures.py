@@ -36,7 +36,7 @@ def translated(place: str, doing: str) -> Iterator[None]:
     """Turn the client's errors within the block into Milkrun's; `place` is the url, `doing` says what it is about."""
     try:
         yield
-    except (exceptions.BaseError, OSError, ValueError) as error:
+    except (exceptions.BaseError, OSError) as error:
         # Without the original as cause: its text shows the server's answer, and logs print causes.
         raise translation(error, place, doing) from None
 
@@ -64,8 +64,8 @@ def translation(error: Exception, place: str, doing: str) -> MilkrunError:
     refusal = _refusal(error, code, number)
     if refusal:
         return Refused(f"{where}: {refusal}")
-    if isinstance(error, ValueError | exceptions.InvalidPathError):
-        return Refused(f"{where}: the name is not one the store takes; give a plainer prefix in url")
+    if isinstance(error, exceptions.InvalidPathError):
+        return Refused(f"{where}: the name is not one the client takes; give a plainer prefix in url")
     # No answer at all: connection refused, no such host, TLS, timeout.
     return Unreachable(f"{where}: the store can't be reached; is the endpoint right and the network up?")
 

@@ -66,10 +66,10 @@ def _files(store: Store, progress: Progress, topic: str) -> list[tuple[str, File
 
 def _current(progress: Progress, topic: str, names: Sequence[FileName]) -> dict[tuple[int, int], str | None]:
     """The newest incarnation of each partition and generation; None where no note tells."""
-    current = {}
+    current: dict[tuple[int, int], str | None] = {}
     for partition, generation in {(name.partition, name.generation) for name in names}:
         note = progress.newest(TopicPartition(topic, partition), generation)
-        current[partition, generation] = note and layout.short_incarnation(note.incarnation)
+        current[partition, generation] = layout.short_incarnation(note.incarnation) if note else None
     return current
 
 
@@ -106,7 +106,7 @@ def _as_named(table: pa.Table, parsed: FileName) -> bool:
         pc.min_max(table.column("partition")).as_py(),
         pc.min_max(table.column("offset")).as_py(),
     )
-    return (
+    return bool(
         table.column("offset").null_count == 0
         and partitions["min"] == partitions["max"] == parsed.partition
         and parsed.start <= offsets["min"] <= offsets["max"] < parsed.end
