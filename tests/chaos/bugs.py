@@ -71,7 +71,9 @@ def position_stored_after_the_append() -> None:
 def ids_not_recognised() -> None:
     """A redelivery or a client's second try is taken for a new event."""
 
-    def drop_seen(self: Ingest, transaction: Any, routed: Any, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def drop_seen(
+        self: Ingest, transaction: Any, routed: Any, valid: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
         return np.zeros(len(valid), np.bool_)
 
     Ingest._drop_seen = drop_seen  # type: ignore[method-assign]

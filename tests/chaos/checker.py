@@ -13,6 +13,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def judge(journal: Iterable[Told], rows: Iterable[Row]) -> Verdict:
         by_key[row.topic, row.key].append(row)
     for (topic, key), of_key in by_key.items():
         of_key.sort(key=lambda row: (row.partition, row.offset))
-        ascending = all(a.seq < b.seq for a, b in zip(of_key, of_key[1:], strict=False))
+        ascending = all(a.seq < b.seq for a, b in pairwise(of_key))
         if not ascending or len({row.partition for row in of_key}) > 1:
             verdict.disordered.append(f"{topic}/{key}")
     return verdict
@@ -97,7 +98,9 @@ def lake_rows(folder: Path) -> list[Row]:
     if not list(folder.rglob("*.parquet")):
         return []
     pattern = str(folder / "**/*.parquet").replace("'", "''")
-    query = f"SELECT {_COLUMNS} FROM read_parquet('{pattern}', union_by_name = true, hive_partitioning = false)"
+    query = (
+        f"SELECT {_COLUMNS} FROM read_parquet('{pattern}', union_by_name = true, hive_partitioning = false)"
+    )
     return [Row(*row) for row in duckdb.sql(query).fetchall()]
 
 

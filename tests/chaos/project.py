@@ -60,7 +60,9 @@ def project(places: Places, entrance: Entrance, port: int) -> ProjectSpec:
         name="shop",
         sources=(SourceSpec("in", entrance, config, route),),
         sinks=(
-            SinkSpec("warehouse", "duckdb", {"path": "warehouse.duckdb"}, ("shop.*",), CutSpec(15, 1 << 20, 0.03)),
+            SinkSpec(
+                "warehouse", "duckdb", {"path": "warehouse.duckdb"}, ("shop.*",), CutSpec(15, 1 << 20, 0.03)
+            ),
             SinkSpec("lake", "parquet", {"url": "lake"}, ("shop.*",), CutSpec(25, 1 << 20, 0.06)),
         ),
         topic_defaults=TopicSpec("_", partitions=PARTITIONS),

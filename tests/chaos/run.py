@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -23,6 +24,8 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from milkrun.log.opening import open_log
 from milkrun.model.clock import SystemClock
@@ -76,6 +79,7 @@ class Result:
 def worker_process(folder: str, entrance: Entrance, port: int, kill_at: str | None, bug: str | None) -> None:
     """The body of the worker's process: runs until `finish` exists and everything is delivered, or until it dies."""
     places = Places(Path(folder))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     log = open_log(project(places, entrance, port).log, SystemClock())
     if bug:
         BUGS[bug]()
@@ -121,7 +125,13 @@ class Driver(threading.Thread):
             warm = number < 2 * KEYS
             kind = ("order", "click")[number % 2 if warm else self._rng.randrange(2)]
             key = f"k{number // 2 if warm else self._rng.randrange(KEYS)}"
-            event: dict[str, Any] = {"id": f"e{number}", "type": kind, "customer": key, "seq": number, "total": number / 4}
+            event: dict[str, Any] = {
+                "id": f"e{number}",
+                "type": kind,
+                "customer": key,
+                "seq": number,
+                "total": number / 4,
+            }
             told = Told(f"e{number}", f"shop.{kind}", key, number, "accepted")
             chance = self._rng.random()
             if not warm and chance < 0.05:
@@ -178,7 +188,14 @@ class Driver(threading.Thread):
                 connection.close()
 
 
-def run(seed: int, folder: Path, *, entrance: Entrance | None = None, bug: str | None = None, at: str | None = None) -> Result:
+def run(
+    seed: int,
+    folder: Path,
+    *,
+    entrance: Entrance | None = None,
+    bug: str | None = None,
+    at: str | None = None,
+) -> Result:
     """Run one seed in an empty folder. `at` forces every death to that step."""
     rng = random.Random(seed)
     places = Places(folder)
@@ -192,7 +209,7 @@ def run(seed: int, folder: Path, *, entrance: Entrance | None = None, bug: str |
     for _ in range(rng.randint(1, 4)):
         step = f"{at or rng.choice(STEPS)}:{rng.choice((1, 1, 2, 3, 5, 8, 13))}"
         process = _start(places, chosen, port, step, bug)
-        process.join(rng.choice((0.6, 1.0, 1.5)))
+        process.join(rng.choice((0.25, 0.5, 0.8)))
         if process.exitcode is None:
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
@@ -209,7 +226,9 @@ def run(seed: int, folder: Path, *, entrance: Entrance | None = None, bug: str |
     return Result(seed, chosen, tuple(deaths), len(checker.read_journal(places.journal)), _judge(places))
 
 
-def _start(places: Places, entrance: Entrance, port: int, kill_at: str | None, bug: str | None) -> BaseProcess:
+def _start(
+    places: Places, entrance: Entrance, port: int, kill_at: str | None, bug: str | None
+) -> BaseProcess:
     process = _process.Process(target=worker_process, args=(str(places.folder), entrance, port, kill_at, bug))
     process.start()
     return process

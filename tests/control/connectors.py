@@ -32,20 +32,24 @@ class TableConfig:
 
 
 QUEUE = SourceCapabilities(
-    Delivery.AT_LEAST_ONCE, "ack", "every worker", ("routing_key", "properties.message_id"), "properties.message_id"
+    Delivery.AT_LEAST_ONCE,
+    "ack",
+    "every worker",
+    ("routing_key", "properties.message_id"),
+    "properties.message_id",
 )
 
 
 def queue_source(script: SourceScript | None = None) -> type[Source]:
     """A source class with the made-up broker's options."""
-    made = (script or SourceScript(capabilities=QUEUE)).connector()
+    made: type[Source] = (script or SourceScript(capabilities=QUEUE)).connector()
     made.Config = QueueConfig
     return made
 
 
 def table_sink(target: MemoryTarget | None = None) -> type[Sink]:
     """A sink class with the made-up warehouse's options."""
-    made = (target or MemoryTarget()).connector()
+    made: type[Sink] = (target or MemoryTarget()).connector()
     made.Config = TableConfig
     return made
 

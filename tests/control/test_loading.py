@@ -94,15 +94,27 @@ def test_a_folder_without_a_project(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("nam: x\n", "milkrun.yaml:1:1: nam: unknown option 'nam'; perhaps 'name' is meant; known are: name, log"),
+        (
+            "nam: x\n",
+            "milkrun.yaml:1:1: nam: unknown option 'nam'; perhaps 'name' is meant; known are: name, log",
+        ),
         ("log: kafka\n", "milkrun.yaml:1:1: log: this version has no log on Kafka; write log: embedded"),
         ("log:\n  kafka: {}\n", "milkrun.yaml:2:3: log.kafka: this version has no log on Kafka"),
         ("log: 5\n", "milkrun.yaml:1:1: log: '5' is no log"),
-        ("log:\n  embedded:\n    pth: x\n", "milkrun.yaml:3:5: log.embedded.pth: unknown option 'pth'; perhaps 'path'"),
+        (
+            "log:\n  embedded:\n    pth: x\n",
+            "milkrun.yaml:3:5: log.embedded.pth: unknown option 'pth'; perhaps 'path'",
+        ),
         ("server:\n  port: 70000\n", "milkrun.yaml:2:3: server.port: 70000 is out of range"),
         ("server: [1]\n", "milkrun.yaml:1:1: server: [1] is not mapping"),
-        ("defaults:\n  topics:\n    partitions: 0\n", "milkrun.yaml:3:5: defaults.topics.partitions: 0 is out of range"),
-        ("defaults: {topics: {retention: soon}}\n", "milkrun.yaml:1:21: defaults.topics.retention: 'soon' is not a duration"),
+        (
+            "defaults:\n  topics:\n    partitions: 0\n",
+            "milkrun.yaml:3:5: defaults.topics.partitions: 0 is out of range",
+        ),
+        (
+            "defaults: {topics: {retention: soon}}\n",
+            "milkrun.yaml:1:21: defaults.topics.retention: 'soon' is not a duration",
+        ),
         ("- a\n", "milkrun.yaml:1:1: a list where a mapping belongs"),
         ("name: ${NAME}\n", "milkrun.yaml:1:1: name: the environment variable NAME isn't set"),
     ],
@@ -124,7 +136,10 @@ SINK = "sinks:\n  out:\n    table: {}\n"
         ("pipeline: ../x\n" + SOURCE, "1:1: pipeline: '../x' can't name a pipeline"),
         ("owner: x\n", "1:1: the pipeline has neither sources nor sinks"),
         ("sources:\n  in.1:\n    queue: {url: x}\n", "2:3: sources.in.1: 'in.1' can't name a source"),
-        ("sources:\n  in:\n    topic: x\n", "2:3: sources.in: the source names no connector; name one of: queue"),
+        (
+            "sources:\n  in:\n    topic: x\n",
+            "2:3: sources.in: the source names no connector; name one of: queue",
+        ),
         ("sources:\n  in: 5\n", "2:3: sources.in: 5 where a mapping belongs"),
         (
             "sources:\n  in:\n    quue: {url: x}\n",
@@ -148,25 +163,46 @@ SINK = "sinks:\n  out:\n    table: {}\n"
         (SOURCE + '    topic: ""\n', "4:5: sources.in.topic: the template is empty"),
         (SOURCE + "    topic: _dead.x\n", "4:5: sources.in.topic: topics that begin with _dead. are"),
         (SOURCE + "    topic: 7\n", "4:5: sources.in.topic: 7 is not text"),
-        (SOURCE + "    key: order\n", "4:5: sources.in.key: 'order' is no path into an event; write one of: body."),
+        (
+            SOURCE + "    key: order\n",
+            "4:5: sources.in.key: 'order' is no path into an event; write one of: body.",
+        ),
         (SOURCE + "    dedupe: soon\n", "4:5: sources.in.dedupe: 'soon' is not a duration"),
         (SINK + "    topics: [a/b]\n", "4:14: sinks.out.topics.0: 'a/b' can match no topic"),
         (SINK + "    topics: []\n", "4:5: sinks.out.topics: [] is no list of topics"),
-        (SINK + "    cut: {row: 1}\n", "4:11: sinks.out.cut.row: unknown option 'row'; perhaps 'rows' is meant"),
+        (
+            SINK + "    cut: {row: 1}\n",
+            "4:11: sinks.out.cut.row: unknown option 'row'; perhaps 'rows' is meant",
+        ),
         (SINK + "    cut: {bytes: 0}\n", "4:11: sinks.out.cut.bytes: 0 is out of range"),
         (SINK + "    only: {type: [a]}\n", "4:12: sinks.out.only.type: 'type' is no path into an event"),
         (SINK + "    only: {body.type: []}\n", "4:12: sinks.out.only.body.type: [] is no list of values"),
-        (SOURCE + "sinks:\n  in:\n    table: {}\n", "5:3: sinks.in: a source and a sink are both called 'in'"),
-        (SOURCE + "schema: {typ: body.type}\n", "4:10: schema.typ: unknown option 'typ'; perhaps 'type' is meant"),
+        (
+            SOURCE + "sinks:\n  in:\n    table: {}\n",
+            "5:3: sinks.in: a source and a sink are both called 'in'",
+        ),
+        (
+            SOURCE + "schema: {typ: body.type}\n",
+            "4:10: schema.typ: unknown option 'typ'; perhaps 'type' is meant",
+        ),
         (SOURCE + "schema: {type: typ}\n", "4:10: schema.type: 'typ' is no path into an event"),
         (SOURCE + "schema: {unknown: drop}\n", "4:10: schema.unknown: 'drop' is not one of accept, refuse"),
         (SOURCE + "schema: {unknown: refuse}\n", "4:10: schema.unknown: without any schema"),
         (SOURCE + "schema: {folder: none}\n", "4:10: schema.folder: there is no folder 'none'"),
         (SOURCE + "topics: {a/b: {}}\n", "4:10: topics.a/b: 'a/b' can't name a topic"),
         (SOURCE + 'topics: {"a.*": {}}\n', "4:10: topics.a.*: 'a.*' is a pattern"),
-        (SOURCE + "topics: {a: {partitions: many}}\n", "4:14: topics.a.partitions: 'many' is not whole number"),
-        (SOURCE + "topics: {a: {retention: 0}}\n", "4:14: topics.a.retention: a limit of 0 would keep nothing"),
-        (SOURCE + "topics: {a: {retention_size: big}}\n", "4:14: topics.a.retention_size: 'big' is not a size"),
+        (
+            SOURCE + "topics: {a: {partitions: many}}\n",
+            "4:14: topics.a.partitions: 'many' is not whole number",
+        ),
+        (
+            SOURCE + "topics: {a: {retention: 0}}\n",
+            "4:14: topics.a.retention: a limit of 0 would keep nothing",
+        ),
+        (
+            SOURCE + "topics: {a: {retention_size: big}}\n",
+            "4:14: topics.a.retention_size: 'big' is not a size",
+        ),
         (SOURCE + "tests: []\n", "4:1: tests: unknown option 'tests'"),
     ],
 )
@@ -208,7 +244,9 @@ def test_two_connectors_in_one_source(write: Write, monkeypatch: pytest.MonkeyPa
     install(monkeypatch, {"queue": queue_source(), "other": queue_source()}, {"table": table_sink()})
     text = "sources:\n  in:\n    queue: {url: x}\n    other: {url: x}\n"
     (only,) = mistakes(write({"pipelines/p.yaml": text}))
-    assert only.startswith("pipelines/p.yaml:2:3: sources.in: a source has one connector, not queue and other")
+    assert only.startswith(
+        "pipelines/p.yaml:2:3: sources.in: a source has one connector, not queue and other"
+    )
 
 
 def test_topics_declared_in_two_ways(write: Write) -> None:
@@ -223,7 +261,9 @@ def test_topics_declared_in_two_ways(write: Write) -> None:
 def test_owners_are_teams_once_there_are_any(write: Write) -> None:
     folder = write({"milkrun.yaml": "teams: {a: x}\n", "pipelines/p.yaml": "owner: b\n" + MINIMAL})
     (only,) = mistakes(folder)
-    assert only.startswith("pipelines/p.yaml:1:1: owner: the owner 'b' is no team of milkrun.yaml; name one of: a")
+    assert only.startswith(
+        "pipelines/p.yaml:1:1: owner: the owner 'b' is no team of milkrun.yaml; name one of: a"
+    )
 
 
 # -- schemas
@@ -250,7 +290,10 @@ def test_mistakes_in_schemas(write: Write, text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ("${AMQP_URL}", "the environment variable AMQP_URL isn't set; set it, or give a default: ${AMQP_URL:-...}"),
+        (
+            "${AMQP_URL}",
+            "the environment variable AMQP_URL isn't set; set it, or give a default: ${AMQP_URL:-...}",
+        ),
         ("${file:/nowhere/secret}", "the file of ${file:/nowhere/secret} can't be read: No such file"),
         ("${A B}", "${A B} is no reference"),
     ],

@@ -13,8 +13,9 @@ from milkrun.model.batch import TopicPartition
 from milkrun.model.errors import Fenced, Reopen, Transient
 from milkrun.plugin import Sink, Source, SourceContext, TargetPosition
 from milkrun.testing.clock import ManualClock
+from milkrun.testing.cuts import Event, context, cut
 from milkrun.testing.fakes import ACK_SOURCE, MemoryTarget, NoConfig, SourceScript, received
-from milkrun.testing.sink_contract import Event, SinkContract, context, cut
+from milkrun.testing.sink_contract import SinkContract
 from milkrun.testing.source_contract import SourceContract, accepted
 
 

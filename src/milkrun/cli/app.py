@@ -17,7 +17,7 @@ import structlog
 from cyclopts import App, CycloptsError
 
 from milkrun import __version__
-from milkrun.cli import data, project
+from milkrun.cli import dead, project, proof, topics
 from milkrun.cli import run as running
 from milkrun.model.errors import ConfigError, ConfigErrors, MilkrunError
 
@@ -31,7 +31,9 @@ app = App(
 )
 project.register(app)
 running.register(app)
-data.register(app)
+topics.register(app)
+dead.register(app)
+proof.register(app)
 app.command("milkrun.cli.demo:demo", name="demo", help="See events arrive and be delivered, exactly once.")
 
 
@@ -43,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except CycloptsError as error:
         return _failed(
-            arguments, USAGE, "usage", str(error).strip(), hint="`milkrun --help` shows the commands"
+            arguments, USAGE, "usage", _usage_message(error), hint="`milkrun --help` shows the commands"
         )
     except MilkrunError as error:
         return _failed(arguments, error.exit_code, type(error).__name__, str(error), error=error)
@@ -81,6 +83,14 @@ def _failed(
     if hint:
         sys.stderr.write(f"milkrun: {hint}\n")
     return code
+
+
+def _usage_message(error: CycloptsError) -> str:
+    try:
+        return str(error).strip()
+    except (ImportError, AttributeError):
+        # Naming the nearest command loads all of them, and one can't be: its extra package may be missing.
+        return f"wrong usage: {type(error).__name__}"
 
 
 def _config_error(error: ConfigError) -> dict[str, Any]:

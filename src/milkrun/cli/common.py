@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from milkrun.cli.output import Format, Output
 from milkrun.control.coordinator import Project
+
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
 
 
 @Parameter(name="*")

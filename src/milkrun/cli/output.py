@@ -66,6 +66,11 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def shown_bytes(value: bytes | None) -> str:
+    """Bytes of unknown origin for a terminal."""
+    return "-" if value is None else printable(value.decode(errors="backslashreplace"))
+
+
 class Output:
     """Where a command's results go."""
 

@@ -166,11 +166,11 @@ class _Report:
             for of, sink, name in sorted(self._in_flight)
             if (of, name) == (pipeline, topic)
         )
-        outside = [
+        refused, duplicates = (
             counts.outside.get((pipeline, minute, stage), 0) if not topic else 0
             for stage in (Stage.REFUSED, Stage.DUPLICATE)
-        ]
-        return LedgerRow(pipeline, topic, minute, accepted, *outside, sinks)
+        )
+        return LedgerRow(pipeline, topic, minute, accepted, refused, duplicates, sinks)
 
     def _sink(
         self,

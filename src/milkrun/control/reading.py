@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,9 +23,6 @@ from milkrun.model.errors import NotFound, OffsetOutOfRange, Refused
 from milkrun.model.schema import EventSchema
 from milkrun.model.spec import PipelineSpec
 from milkrun.plugin.config import parse_duration
-
-if TYPE_CHECKING:
-    import pandas
 
 READ_ROWS = 65_536
 DECODE_ROWS = 8_192
@@ -151,8 +148,8 @@ class TopicReader:
         """All events in memory."""
         return self.to_reader().read_all()
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """All events as a pandas frame; needs pandas."""
+    def to_pandas(self) -> Any:
+        """All events as a `pandas.DataFrame`; needs pandas."""
         return self.to_table().to_pandas()
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:

@@ -95,12 +95,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What a source is given of its surroundings. Relative paths of a configuration are below `folder`."""
+    """What a source is given of its surroundings. Relative paths of a configuration are below `folder`.
+
+    `id_path` is the route's own path to the id; None means that the source's `default_id` is used.
+    """
 
     pipeline: str
     name: str
     folder: Path
     clock: Clock
+    id_path: str | None = None
 
 
 class Source(ABC):

@@ -49,6 +49,11 @@ class Progress:
         with self._lock:
             return self._state
 
+    def state_seconds(self) -> float:
+        """How long it has been in its state."""
+        with self._lock:
+            return (self._clock.now() - self._since) / 1000
+
     def moved(self, events: int) -> None:
         """The task moved events durably."""
         with self._lock:

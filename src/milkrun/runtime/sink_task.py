@@ -69,7 +69,16 @@ class SinkTask(Task):
 
     @property
     def quiet(self) -> bool:
-        return self.progress.state in (State.STANDBY, State.STOPPED, State.FAILED) or self._quiet
+        """Whoever delivers it: all that there is has been delivered."""
+        if self.progress.state in (State.STOPPED, State.FAILED):
+            return True
+        return self._quiet and all(self._delivered(partition) for partition in self._partitions())
+
+    def _delivered(self, partition: TopicPartition) -> bool:
+        info = self._log.partition(partition.topic, partition.partition)
+        group = party_key(self._pipeline.name, self._spec.name)
+        committed = self._log.committed(group, partition.topic, partition.partition)
+        return info.end == (info.start if committed is None else committed)
 
     def flush(self) -> None:
         """From now on deliver at once whatever waits, however little."""
@@ -82,7 +91,13 @@ class SinkTask(Task):
         self._deliveries, self._wanted = {}, ()
         self._renew_at = self._discover_at = 0.0
         self._log.create_topic(TopicSpec(dead_letter_topic(self._pipeline.name)))
-        schemas = TopicSchemas(self._pipeline.name, self._pipeline.schema, self._log, self._member)
+        schemas = TopicSchemas(
+            self._pipeline.name,
+            self._pipeline.schema,
+            self._log,
+            self._clock,
+            f"{self._member}/{self._spec.name}",
+        )
         try:
             sink.open()
             self._work(sink, schemas)

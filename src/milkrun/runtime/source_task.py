@@ -56,7 +56,11 @@ class SourceTask(Task):
 
     @property
     def quiet(self) -> bool:
-        return self.progress.state in (State.STANDBY, State.STOPPED, State.FAILED) or self._polled_nothing
+        """Another worker that holds the source counts as quiet once its lease must have been renewed: it is alive."""
+        state = self.progress.state
+        if state is State.STANDBY:
+            return self.progress.state_seconds() > LEASE_SECONDS
+        return state in (State.STOPPED, State.FAILED) or (state is State.IDLE and self._polled_nothing)
 
     def session(self) -> None:
         kind = source_class(self._spec.connector)

@@ -6,6 +6,7 @@ version decodes the same for ever. Only the holder of a lease adds a version: tw
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,15 @@ import pyarrow as pa
 
 from milkrun.codecs.json import grown
 from milkrun.log.protocol import Log
-from milkrun.model.errors import Refused, Transient
+from milkrun.model.clock import Clock
+from milkrun.model.errors import Refused
 from milkrun.model.schema import EventSchema, from_json_schema, merge
 from milkrun.model.spec import SchemaSpec
 from milkrun.runtime.stores import SCHEMAS
 
 LEASE_SECONDS = 30.0
+TRIES = 100
+TRY_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,13 @@ class _Stored(msgspec.Struct):
 
 
 class TopicSchemas:
-    """The schemas of one pipeline's topics. Used by one thread."""
+    """The schemas of one pipeline's topics. Used by one thread; `member` is its alone."""
 
-    def __init__(self, pipeline: str, spec: SchemaSpec, log: Log, member: str) -> None:
+    def __init__(self, pipeline: str, spec: SchemaSpec, log: Log, clock: Clock, member: str) -> None:
         self._pipeline = pipeline
         self._spec = spec
         self._log = log
+        self._clock = clock
         self._member = member
         self._declared: dict[str, EventSchema] = {
             name: from_json_schema(doc) for name, doc in spec.by_type.items()
@@ -82,19 +87,25 @@ class TopicSchemas:
         Transient while another worker changes this schema; Refused where declared schemas contradict each other.
         """
         group = f"schema:{self._pipeline}/{topic}"
-        leases = self._log.join(group, self._member, [topic], LEASE_SECONDS)
         try:
-            if not leases:
-                raise Transient(f"another worker is changing the schema of {topic}", retry_after=0.05)
+            lease = self._hold(group, topic)
             base = self._latest[topic] = self._load_latest(topic)
             version = self._next(topic, base, values, types)
             if version is not base:
-                with self._log.transaction(leases[0]) as transaction:
+                with self._log.transaction(lease) as transaction:
                     transaction.put(SCHEMAS, self._key(topic, version.version), _dump(version))
                 self._latest[topic] = self._versions[topic, version.version] = version
             return version
         finally:
             self._log.leave(group, self._member)
+
+    def _hold(self, group: str, topic: str) -> Lease:
+        """The lease on the topic's schema; others have it for milliseconds only."""
+        for _ in range(TRIES):
+            if leases := self._log.join(group, self._member, [topic], LEASE_SECONDS):
+                return leases[0]
+            self._clock.wait(threading.Event(), TRY_SECONDS)
+        raise Transient(f"another task has been changing the schema of {topic} for {TRIES * TRY_SECONDS:g} s")
 
     def _next(
         self, topic: str, base: SchemaVersion, values: pa.BinaryArray, types: Sequence[str]

@@ -136,11 +136,12 @@ def test_copytruncate_without_a_copy_begins_anew(tmp_path: Path) -> None:
         assert run.more() == [b"5 is longer than what was there"]
 
 
-def test_a_torn_line_that_was_truncated_away_is_not_glued_to_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [b"", b"1\n"])
+def test_a_torn_line_that_was_truncated_away_is_not_glued_to_the_next(tmp_path: Path, before: bytes) -> None:
     path = tmp_path / "a.ndjson"
-    append(path, b"1\ntorn")
+    append(path, before + b"torn")
     with reading(tmp_path, **FOLLOW) as run:
-        assert run.more() == [b"1"]
+        assert run.more() == before.splitlines()
         os.truncate(path, 0)
         append(path, b"2 and more\n")
         assert run.more() == [b"2 and more"]

@@ -140,4 +140,4 @@ class Rotations(RuleBasedStateMachine):
 
 
 TestRotations = Rotations.TestCase
-TestRotations.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestRotations.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_format_by_extension_and_by_option(tmp_path: Path) -> None:
     with reading(tmp_path, paths=["a.*", "b.*"]) as run:
         assert run.more() == [b'{"x":"1","y":"2"}', b'{"x":"1"}', b'{"x":"2"}']
         assert run.column("line") == ["2", "4", "6"]
-    options = {"format": "csv", "header": False, "columns": ["p", "q"], "delimiter": ";"}
+    options: dict[str, Any] = {"format": "csv", "header": False, "columns": ["p", "q"], "delimiter": ";"}
     with reading(tmp_path, paths=["c.data"], **options) as run:
         assert run.more() == [b'{"p":"1","q":"2"}']
     with reading(tmp_path, paths=["a.tsv"], columns=["p", "q"]) as run:
@@ -91,7 +92,7 @@ def test_a_pattern_without_a_file_is_an_error_unless_following(tmp_path: Path) -
 
 def test_types_must_name_columns_of_the_header(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"x\n1\n")
-    options = {"paths": ["a.csv"], "types": {"z": "integer"}}
+    options: dict[str, Any] = {"paths": ["a.csv"], "types": {"z": "integer"}}
     with reading(tmp_path, **options) as run, pytest.raises(Refused, match="no column 'z'"):
         run.more()
 
@@ -138,6 +139,7 @@ def test_truncated_gzip_gives_what_it_has_and_goes_on_when_whole(tmp_path: Path)
     path.write_bytes(whole[: len(whole) // 2])
     with reading(tmp_path, paths=["*.gz"]) as run:
         taken: list[bytes] = []
+        position = None
         with pytest.raises(Transient, match=r"a\.ndjson\.gz: the gzip file ends in the middle"):
             while (received := run.source.poll(3000, 0.0)) is not None:
                 taken += received.values.to_pylist()
@@ -161,7 +163,8 @@ def test_damaged_gzip_is_refused_after_what_came_before(tmp_path: Path) -> None:
 def test_gzip_resumes_at_its_uncompressed_offset(tmp_path: Path) -> None:
     lines = [f"row {number}".encode() for number in range(500)]
     (tmp_path / "a.ndjson.gz").write_bytes(gzip.compress(b"\n".join(lines)))
-    position, values = None, []
+    position: Any = None
+    values: list[bytes] = []
     while len(values) < 500:
         with reading(tmp_path, position, paths=["*.gz"]) as run:
             received = run.source.poll(97, 0.0)
@@ -259,3 +262,26 @@ def test_a_position_of_another_source_is_refused(tmp_path: Path) -> None:
 def test_positions_hold_no_contents(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(b'{"card":"4111111111111111"}\n')
     assert "4111" not in str(read_all(tmp_path))
+
+
+def test_a_file_that_only_begins_like_another_is_read(tmp_path: Path) -> None:
+    start = b"".join(b"line %04d\n" % number for number in range(200))
+    (tmp_path / "a.ndjson").write_bytes(start)
+    with reading(tmp_path, paths=["a.ndjson*"]) as run:
+        run.more()
+        position = run.position
+    (tmp_path / "a.ndjson.2").write_bytes(start[:-10] + b"another!!\nand more\n")
+    (tmp_path / "a.ndjson.copy").write_bytes(start)
+    with reading(tmp_path, position, paths=["a.ndjson*"], format="ndjson") as run:
+        values = run.more()
+        assert len(values) == 201 and values[-2:] == [b"another!!", b"and more"]
+        assert set(run.column("file")) == {"a.ndjson.2"}
+
+
+def test_a_name_that_is_not_utf8_is_shown_with_escapes(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.ndjson")).write_bytes(b"1\n2\n")
+    with reading(tmp_path) as run:
+        first = run.source.poll(1, 0.0)
+        assert first is not None and first.attributes["file"].to_pylist() == ["\\udcff.ndjson"]
+    with reading(tmp_path, first.position) as run:
+        assert run.more() == [b"2"]

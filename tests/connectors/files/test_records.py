@@ -6,7 +6,7 @@ import csv
 import io
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milkrun.connectors.files.config import FilesConfig
@@ -198,6 +198,7 @@ def test_rows_are_those_of_a_slow_reader(text: bytes) -> None:
     assert [text[start:end] for start, end in zip(spans.starts, spans.ends, strict=True)] == slow_rows(text)
 
 
+@settings(max_examples=300)
 @given(
     st.lists(st.sampled_from([b"a", b'"', b",", b"\n", b"\r\n"]), max_size=40).map(b"".join),
     st.integers(1, 40),

@@ -1,28 +1,9 @@
-"""JSON to columns: decode by a schema, pick a few paths, split bodies, infer and check schemas; in plain Python.
+"""JSON: typed columns from a column of texts, scalars at paths, inferred schemas, checks against JSON Schema, bodies split.
 
-A row that can't be decoded is null in the columns and one entry in the errors, and no other row moves. Which documents are accepted
-is RFC 8259 to the letter; `tests/codecs/cases.py` has each decision as a case that any further engine must pass too.
+What is accepted and what not is the same for every engine and stands, case by case, in `tests/codecs/json_cases.py`.
 """
 
-from milkrun.codecs.json.checking import Validator, check_schema, incompatibilities
-from milkrun.codecs.json.decoding import Decoded, decode
-from milkrun.codecs.json.errors import ERROR_SCHEMA
-from milkrun.codecs.json.growing import grown, infer
-from milkrun.codecs.json.picking import Picked, pick
-from milkrun.codecs.json.splitting import Split, split_array, split_lines
+from milkrun.codecs.json.decoding import MAX_DEPTH, Decoded, decode
+from milkrun.codecs.json.faults import ERRORS_SCHEMA, Code
 
-__all__ = [
-    "ERROR_SCHEMA",
-    "Decoded",
-    "Picked",
-    "Split",
-    "Validator",
-    "check_schema",
-    "decode",
-    "grown",
-    "incompatibilities",
-    "infer",
-    "pick",
-    "split_array",
-    "split_lines",
-]
+__all__ = ["ERRORS_SCHEMA", "MAX_DEPTH", "Code", "Decoded", "decode"]

@@ -1,49 +1,45 @@
-"""Bodies to typed columns by a schema, all of a batch at once.
+"""`decode`: a column of JSON texts to typed columns, all of a batch at once, each bad row by itself.
 
-Each field type has one converter that takes the parsed value or refuses it with its path; nothing is rounded, cut or guessed. Times
-with more than six digits of a second's fraction are cut to microseconds.
+Every chunk goes the fast way: msgspec parses, `Builder` makes columns, and bytes are counted to find duplicate keys. Rows that
+this way can't take are judged by `exact`; those that are right after all get columns of their own, put in their places.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal, InvalidOperation
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from milkrun.codecs.json.errors import RowError, Undecodable, error_batch
-from milkrun.codecs.json.parsing import MAX_DEPTH, Parser, name_of
-from milkrun.model.schema import UNIT_MARK, EventSchema, is_json, json_field
+from milkrun.codecs.json.builder import EMPTY, Builder, count_keys
+from milkrun.codecs.json.exact import Exact, convert
+from milkrun.codecs.json.faults import Code, RowError, errors_batch
+from milkrun.codecs.json.plan import Path, Plan, plan_for
+from milkrun.codecs.json.rest import count_unknown, rest_name, rest_of
+from milkrun.codecs.json.screen import Screen, as_binary, offsets_of, screen
+from milkrun.codecs.json.text import parse
+from milkrun.model.schema import EventSchema
 
-REST = "_rest"
-"""The column of fields that the schema doesn't name, as JSON text."""
-
-Path = tuple[str, ...]
-Convert = Callable[[Any], Any]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_RFC_3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ]((?:[01]\d|2[0-3]):\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
-)
-_TIME = re.compile(r"((?:[01]\d|2[0-3]):\d\d:\d\d)(\.\d+)?", re.ASCII)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
-_UNITS = {b"s": 1_000_000, b"ms": 1_000, b"us": 1}
-_LATEST_US = 253_402_300_800_000_000  # 10000-01-01
+MAX_DEPTH = 128
+_CHUNK_ROWS = 1_024
+_CHUNK_BYTES = 1 << 26
+_UNPARSED = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Typed columns of the bodies, one row each; `errors` by row; `unknown` counts fields that the schema doesn't name and that
-    have content (a list's items share the step `[]`); `duplicates` counts keys that were overwritten."""
+    """What a column of events decodes to.
+
+    `columns` has the schema's fields, every one nullable, and where asked for a last string column `_rest` (underscores are added
+    until no field has that name): a JSON object of the fields the schema lacks, nested ones by their path, list items by index.
+    `errors` (`ERRORS_SCHEMA`) has the rows that failed. `unknown` counts, by path with `[]` for list items, fields the schema
+    lacks, where they hold more than null or an empty list; `duplicates` counts dropped keys; both over rows without an error.
+    """
 
     columns: pa.RecordBatch
     errors: pa.RecordBatch
@@ -57,303 +53,221 @@ def decode(
     *,
     rest: bool = False,
     max_depth: int = MAX_DEPTH,
+    ignore_case: bool = False,
 ) -> Decoded:
-    """Decode bodies (binary; null is a tombstone and gives a null row) by the schema; `rest` adds the column `_rest`."""
-    decoder = _Decoder(schema.fields, rest=rest, max_depth=max_depth)
-    rows: list[dict[str, Any] | None] = []
+    """Decode a column of JSON objects by a schema.
+
+    A row that fails is null in all columns and one entry in the errors; no other row moves. A null value (a tombstone) is a null
+    row without an error. With `ignore_case` names match whatever their case, and every row goes the slow way.
+    """
+    return decode_by(plan_for(schema), values, rest=rest, max_depth=max_depth, ignore_case=ignore_case)
+
+
+def decode_by(
+    plan: Plan,
+    values: pa.BinaryArray | pa.ChunkedArray,
+    *,
+    rest: bool = False,
+    max_depth: int = MAX_DEPTH,
+    ignore_case: bool = False,
+) -> Decoded:
+    """`decode` by a plan."""
+    values = as_binary(values)
     errors: dict[int, RowError] = {}
-    for number, body in enumerate(values.to_pylist()):
-        row = None
-        if body is not None:
-            try:
-                row = decoder.row(body)
-            except Undecodable as error:
-                errors[number] = error.row_error()
-        rows.append(row)
-    fields = [*schema.fields, json_field(REST)] if rest else list(schema.fields)
-    loose = [field.with_nullable(True) for field in fields]
-    columns = _columns(rows, loose)
-    return Decoded(columns, error_batch(errors), decoder.unknown, decoder.parser.duplicates)
-
-
-def _columns(rows: Sequence[dict[str, Any] | None], fields: list[pa.Field]) -> pa.RecordBatch:
-    """The rows as columns. Required fields are null in rows that failed, so columns are nullable at the top."""
-    arrays = []
-    for field in fields:
-        name = field.name
-        arrays.append(pa.array([None if row is None else row.get(name) for row in rows], field.type))
-    if not fields:
-        return pa.RecordBatch.from_struct_array(pa.array([{}] * len(rows), pa.struct([])))
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-
-
-class _Decoder:
-    """The converters of one schema."""
-
-    def __init__(self, fields: pa.Schema, *, rest: bool, max_depth: int) -> None:
-        self.unknown: Counter[Path] = Counter()
-        self.parser = Parser(exact=_has_exact(list(fields)), max_depth=max_depth)
-        self._exact = Parser(exact=True, max_depth=max_depth)
-        self._fields = list(fields)
-        self._convert = self._struct(self._fields, ())
-        self._rest = rest
-        self._strays = 0
-
-    def row(self, body: bytes) -> dict[str, Any]:
-        parsed = self.parser.parse(body)
-        self._strays = 0
-        try:
-            row: dict[str, Any] = self._convert(parsed)
-        except _NeedsExact:
-            row = self._convert(self._exact.parse(body))
-        if self._rest and self._strays:
-            left = _rest_of(parsed, self._fields)
-            row[REST] = (
-                json.dumps(left, ensure_ascii=False, separators=(",", ":"), default=_number) if left else None
-            )
-        return row
-
-    def _struct(self, fields: list[pa.Field], path: Path) -> Convert:
-        converters = [(f.name, self._for(f, (*path, f.name)), not f.nullable) for f in fields]
-        names = frozenset(f.name for f in fields)
-
-        def convert(value: Any) -> dict[str, Any]:
-            if type(value) is not dict:
-                raise Undecodable("type", f"an object is due, this is {name_of(value)}")
-            row = {}
-            met = 0
-            for name, converter, required in converters:
-                item = value.get(name)
-                if item is None:
-                    if required:
-                        missing = Undecodable(
-                            "missing", "a value is required" + (", this is null" if name in value else "")
-                        )
-                        missing.path.append(f".{name}")
-                        raise missing
-                    met += name in value
-                    continue
-                met += 1
-                try:
-                    row[name] = converter(item)
-                except Undecodable as error:
-                    error.path.append(f".{name}")
-                    raise
-            if met != len(value):
-                self._note(value, names, path)
-            return row
-
-        return convert
-
-    def _note(self, value: dict[str, Any], names: frozenset[str], path: Path) -> None:
-        for name, item in value.items():
-            if name not in names:
-                self._strays += 1
-                if item is not None and item != [] and item != {}:
-                    self.unknown[(*path, name)] += 1
-
-    def _for(self, field: pa.Field, path: Path) -> Convert:
-        type_ = field.type
-        if is_json(field):
-            return _to_json
-        if pa.types.is_struct(type_):
-            return self._struct(list(type_), path)
-        if pa.types.is_list(type_):
-            return self._list(type_.value_field, (*path, "[]"))
-        if pa.types.is_decimal(type_):
-            return _to_decimal(type_.precision, type_.scale)
-        if pa.types.is_timestamp(type_):
-            return _to_timestamp((field.metadata or {}).get(UNIT_MARK))
-        return _SCALARS[type_]
-
-    def _list(self, item_field: pa.Field, path: Path) -> Convert:
-        convert_item = self._for(item_field, path)
-        required = not item_field.nullable
-
-        def convert(value: Any) -> list[Any]:
-            if type(value) is not list:
-                raise Undecodable("type", f"an array is due, this is {name_of(value)}")
-            items: list[Any] = []
-            try:
-                for item in value:
-                    if item is None and required:
-                        raise Undecodable("missing", "a value is required, this is null")
-                    items.append(None if item is None else convert_item(item))
-            except Undecodable as error:
-                error.path.append(f"[{len(items)}]")
-                raise
-            return items
-
-        return convert
-
-
-class _NeedsExact(Exception):
-    """A float stands where only its exact text can decide."""
-
-
-def _has_exact(fields: list[pa.Field]) -> bool:
-    return any(
-        pa.types.is_decimal(field.type)
-        or (pa.types.is_struct(field.type) and _has_exact(list(field.type)))
-        or (pa.types.is_list(field.type) and _has_exact([field.type.value_field]))
-        for field in fields
+    unknown: Counter[Path] = Counter()
+    duplicates = 0
+    schema = plan.schema
+    if rest:
+        schema = schema.append(pa.field(rest_name(schema.names), pa.string()))
+    made: list[list[pa.Array]] = []
+    for start, size in _chunks(values):
+        chunk = _Chunk(plan, values.slice(start, size), max_depth, ignore_case)
+        columns = chunk.columns()
+        if rest:
+            columns.append(chunk.rest())
+        made.append(columns)
+        errors.update((start + row, error) for row, error in chunk.errors.items())
+        unknown.update(chunk.unknown)
+        duplicates += chunk.duplicates
+    columns = [pa.concat_arrays(parts) for parts in zip(*made, strict=True)]
+    batch = pa.RecordBatch.from_struct_array(_rows_only(len(values))) if not columns else None
+    return Decoded(
+        batch if batch is not None else pa.RecordBatch.from_arrays(columns, schema=schema),
+        errors_batch(errors),
+        dict(unknown),
+        duplicates,
     )
 
 
-def _rest_of(value: dict[str, Any], fields: list[pa.Field]) -> dict[str, Any]:
-    """What of an object the fields don't name, nested objects included; lists are known or unknown as a whole."""
-    known = {field.name: field for field in fields}
-    left: dict[str, Any] = {}
-    for name, item in value.items():
-        if name not in known:
-            left[name] = item
-        elif (
-            isinstance(item, dict)
-            and pa.types.is_struct(known[name].type)
-            and (inner := _rest_of(item, list(known[name].type)))
-        ):
-            left[name] = inner
-    return left
+def _rows_only(rows: int) -> pa.StructArray:
+    """Rows of no columns, so that a schema without fields still tells how many there are."""
+    return pa.array([{}] * rows, pa.struct([]))
 
 
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, Decimal) else str(value)
+def _chunks(values: pa.BinaryArray) -> Iterator[tuple[int, int]]:
+    """Starts and sizes of the stretches decoded at a time: what Python holds beside the columns is bounded by them."""
+    offsets = offsets_of(values)
+    start = 0
+    while start < len(values) or start == 0:
+        size = min(_CHUNK_ROWS, len(values) - start)
+        fitting = (
+            int(np.searchsorted(offsets[start : start + size + 1], int(offsets[start]) + _CHUNK_BYTES)) - 1
+        )
+        size = min(size, max(1, fitting)) if size else 0
+        yield start, size
+        start += max(1, size)
 
 
-# -- one converter a type
+@dataclass
+class _Chunk:
+    """A stretch of rows on its way to columns."""
+
+    plan: Plan
+    values: pa.BinaryArray
+    max_depth: int
+    ignore_case: bool
+    errors: dict[int, RowError] = field(default_factory=dict)
+    unknown: Counter[Path] = field(default_factory=Counter)
+    duplicates: int = 0
+
+    def columns(self) -> list[pa.Array]:
+        """The schema's columns."""
+        self._items: list[bytes | None] = self.values.to_pylist()
+        seen = screen(self.values, self.max_depth)
+        rows, slow = self._parse(seen)
+        raws = self._parse_raw(rows, slow)
+        empty = sum([row is EMPTY for row in rows])
+        builder = Builder(self.plan.root, rows, raws, empty)
+        columns = builder.build()
+        bad = builder.bad | set(slow)
+        fixed = self._judge(sorted(bad))
+        self._count_duplicates(rows, seen, bad, builder.keys)
+        self._count_unknown(rows, builder)
+        return self._put_together(columns, bad, fixed) if bad else columns
+
+    def _parse(self, seen: Screen) -> tuple[list[dict[str, Any]], list[int]]:
+        """Each row's members, and the rows that must go the slow way."""
+        if self.ignore_case:
+            slow = [row for row, item in enumerate(self._items) if item is not None]
+            return [EMPTY] * len(self._items), slow
+        items: Sequence[Any] = self._items
+        if seen.deep.any():
+            # Nothing that deep is given to a recursive parser before its depth is known.
+            items = [b"" if deep else item for item, deep in zip(items, seen.deep.tolist(), strict=True)]
+        found: list[Any] = parse_each(self.plan.parse, items)
+        odd = [row for row, members in enumerate(found) if type(members) is not dict]
+        for row in odd:
+            found[row] = EMPTY
+        return found, [row for row in odd if self._items[row] is not None]
+
+    def _parse_raw(self, rows: list[dict[str, Any]], slow: list[int]) -> list[Any] | None:
+        """Each row's open parts; rows in which they can't be told join the slow ones."""
+        if self.plan.raw is None:
+            return None
+        wanted = [None if members is EMPTY else item for item, members in zip(self._items, rows, strict=True)]
+        found = parse_each(self.plan.raw, wanted)
+        for row, raw in enumerate(found):
+            if raw is None and rows[row] is not EMPTY:
+                rows[row] = EMPTY
+                slow.append(row)
+        return found
+
+    def _judge(self, bad: Sequence[int]) -> dict[int, Exact]:
+        """The bad rows that are right after all; the others become errors."""
+        fixed: dict[int, Exact] = {}
+        for row in bad:
+            value = self._items[row]
+            assert value is not None
+            try:
+                fixed[row] = convert(value, self.plan.root, self.max_depth, ignore_case=self.ignore_case)
+            except RowError as error:
+                self.errors[row] = error
+        self.duplicates += sum(exact.duplicates for exact in fixed.values())
+        return fixed
+
+    def _put_together(
+        self, columns: list[pa.Array], bad: set[int], fixed: dict[int, Exact]
+    ) -> list[pa.Array]:
+        """The columns with the judged rows in their places: null, or as judged."""
+        failed = np.zeros(len(self.values), np.bool_)
+        failed[list(self.errors)] = True
+        if self.errors:
+            columns = [nulled(column, failed) for column in columns]
+        if not fixed:
+            return columns
+        builder = Builder(self.plan.root, [exact.members for exact in fixed.values()], None, 0)
+        extra = builder.build()
+        if builder.bad:
+            raise AssertionError("a row judged right doesn't fit its columns")
+        self.unknown.update(builder.unknown)
+        order = np.arange(len(self.values))
+        order[list(fixed)] = np.arange(len(fixed)) + len(self.values)
+        indices = pa.array(order)
+        return [
+            pa.concat_arrays([column, more]).take(indices)
+            for column, more in zip(columns, extra, strict=True)
+        ]
+
+    def _count_duplicates(
+        self, rows: Sequence[dict[str, Any]], seen: Screen, bad: set[int], keys: int
+    ) -> None:
+        """Every key written is a key kept, or there are duplicates: then they are counted row by row."""
+        written, loose = seen.keys, seen.loose
+        taken = np.array([members is not EMPTY for members in rows], np.bool_)
+        if not loose.any() and int(written[taken].sum()) == keys:
+            return
+        for row in np.flatnonzero(taken).tolist():
+            value = self._items[row]
+            if row in bad or value is None:
+                continue
+            if loose[row] or written[row] != count_keys(rows[row]):
+                self.duplicates += parse(value, self.max_depth).duplicates
+
+    def _count_unknown(self, rows: Sequence[dict[str, Any]], builder: Builder) -> None:
+        if builder.unknown and builder.bad:
+            for row, members in enumerate(rows):
+                if row not in builder.bad:
+                    count_unknown(members, self.plan.root, self.unknown)
+        else:
+            self.unknown.update(builder.unknown)
+
+    def rest(self) -> pa.StringArray:
+        """The fields the schema lacks, as JSON; null where a row has none."""
+        return pa.array(
+            [
+                None
+                if item is None or row in self.errors
+                else rest_of(item, self.plan.root, self.ignore_case)
+                for row, item in enumerate(self._items)
+            ],
+            pa.string(),
+        )
 
 
-def _integer(bits: int) -> Convert:
-    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-
-    def convert(value: Any) -> int:
-        if type(value) is float:
-            raise _NeedsExact
-        if type(value) is Decimal:
-            if value.adjusted() > 40 or value != value.to_integral_value():
-                raise Undecodable("type", "a whole number is due, this has a fraction or is far too large")
-            value = int(value)
-        if type(value) is not int:
-            raise Undecodable("type", f"a whole number is due, this is {name_of(value)}")
-        if not low <= value <= high:
-            raise Undecodable("range", f"the number doesn't fit into {bits} bits")
-        return value
-
-    return convert
-
-
-def _to_double(value: Any) -> float:
-    if type(value) not in (float, int, Decimal):
-        raise Undecodable("type", f"a number is due, this is {name_of(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise Undecodable("range", "the number is beyond what a double can hold")
-    return number
-
-
-def _to_bool(value: Any) -> bool:
-    if type(value) is not bool:
-        raise Undecodable("type", f"true or false is due, this is {name_of(value)}")
-    return value
-
-
-def _to_string(value: Any) -> str:
-    if type(value) is not str:
-        raise Undecodable("type", f"text is due, this is {name_of(value)}")
-    return value
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_number)
-
-
-def _to_decimal(precision: int, scale: int) -> Convert:
-    def convert(value: Any) -> Decimal:
-        if type(value) is float:
-            raise _NeedsExact
-        if type(value) is str and _NUMBER.fullmatch(value):
-            value = Decimal(value)
-        if type(value) not in (int, Decimal):
-            raise Undecodable("type", f"a decimal number is due, this is {name_of(value)}")
-        number = Decimal(value)
-        _, digits, exponent = number.as_tuple()
-        assert isinstance(exponent, int)
-        if number and (
-            number.adjusted() + 1 > precision - scale
-            or (exponent < -scale and any(digits[exponent + scale :]))
-        ):
-            raise Undecodable(
-                "range",
-                f"the number doesn't fit exactly into {precision} digits, {scale} of them after the point",
-            )
+def parse_each(parse: Callable[[bytes], Any], items: Sequence[Any]) -> list[Any]:
+    """Each item parsed; None where it is None or can't be."""
+    found: list[Any] = []
+    append = found.append
+    waiting = iter(items)
+    while True:
         try:
-            return number if exponent >= -scale else number.quantize(Decimal(1).scaleb(-scale))
-        except InvalidOperation:
-            raise Undecodable("range", f"the number doesn't fit into {precision} digits") from None
-
-    return convert
-
-
-def _to_timestamp(unit: bytes | None) -> Convert:
-    factor = _UNITS[unit] if unit else None
-
-    def convert(value: Any) -> int:
-        if type(value) is str:
-            return _from_rfc_3339(value)
-        if factor is None or type(value) not in (int, float, Decimal):
-            due = "a time (RFC 3339)" if factor is None else f"a time (RFC 3339, or a number of {unit!r})"
-            raise Undecodable("type", f"{due} is due, this is {name_of(value)}")
-        if type(value) is float:
-            raise _NeedsExact
-        if abs(value) > _LATEST_US or abs(micros := int(value * factor)) > _LATEST_US:
-            raise Undecodable("range", "the time lies beyond the year 9999")
-        return micros
-
-    return convert
+            for item in waiting:
+                append(None if item is None else parse(item))
+            return found
+        except _UNPARSED:
+            append(None)
 
 
-def _from_rfc_3339(text: str) -> int:
-    match = _RFC_3339.fullmatch(text)
-    if not match:
-        raise Undecodable("format", "no time as RFC 3339 writes it: 2026-11-24T10:00:00Z")
-    day, clock, fraction, offset = match.groups()
-    try:
-        moment = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if offset in 'Zz' else offset}")
-        micros = (moment - _EPOCH) // _MICROSECOND
-    except (ValueError, OverflowError):
-        raise Undecodable("format", "no time that there is") from None
-    return micros + (int((fraction[1:] + "00000")[:6]) if fraction else 0)
+def nulled(column: pa.Array, failed: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.Array:
+    """The column, null also where `failed`. What required members below a null struct hold stays as it is."""
+    mask = failed if not column.null_count else failed | column.is_null().to_numpy(zero_copy_only=False)
+    kind = column.type
+    if pa.types.is_struct(kind) and kind.num_fields:
+        members = [column.field(index) for index in range(kind.num_fields)]
+        return pa.StructArray.from_arrays(members, fields=list(kind), mask=pa.array(mask))
+    if pa.types.is_list(kind):
+        return pa.ListArray.from_arrays(column.offsets, column.values, type=kind, mask=pa.array(mask))
+    return pc.if_else(pa.array(mask), pa.scalar(None, kind), column)
 
 
-def _to_date(value: Any) -> date:
-    if type(value) is not str or not _DATE.fullmatch(value):
-        raise Undecodable("format" if type(value) is str else "type", "a date is due: 2026-11-24")
-    try:
-        return date.fromisoformat(value)
-    except ValueError:
-        raise Undecodable("format", "no date that there is") from None
-
-
-def _to_time(value: Any) -> time:
-    match = _TIME.fullmatch(value) if type(value) is str else None
-    if not match:
-        raise Undecodable("format" if type(value) is str else "type", "a time of day is due: 10:00:00")
-    try:
-        whole = time.fromisoformat(match[1])
-    except ValueError:
-        raise Undecodable("format", "no time of day that there is") from None
-    return whole.replace(microsecond=int((match[2][1:] + "00000")[:6]) if match[2] else 0)
-
-
-_SCALARS: dict[pa.DataType, Convert] = {
-    pa.int32(): _integer(32),
-    pa.int64(): _integer(64),
-    pa.float64(): _to_double,
-    pa.bool_(): _to_bool,
-    pa.string(): _to_string,
-    pa.date32(): _to_date,
-    pa.time64("us"): _to_time,
-}
+__all__ = ["MAX_DEPTH", "Code", "Decoded", "decode", "decode_by", "parse_each"]

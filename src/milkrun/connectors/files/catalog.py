@@ -10,15 +10,16 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from milkrun.connectors.files.config import FilesConfig
-from milkrun.connectors.files.position import Entry, Position, begins_alike, matches
+from milkrun.connectors.files.position import Entry, Position, begins_alike, matches, may_copy
 from milkrun.connectors.files.reader import Reader
-from milkrun.connectors.files.streams import open_stream
+from milkrun.connectors.files.streams import Stream, open_stream
 from milkrun.model.errors import GapError, Refused, Transient
 from milkrun.plugin import SourceContext
 
@@ -71,7 +72,7 @@ class Catalog:
         self.moved = False
         """Whether the position has changed in more than places reached, since that was last asked for."""
         self._log = structlog.get_logger().bind(pipeline=context.pipeline, source=context.name)
-        self._left_out: set[Node] = set()
+        self._left_out: dict[Node, tuple[int, int, str]] = {}
         self._folders: dict[Path, dict[Node, Found]] = {}
 
     def position(self) -> Position:
@@ -162,8 +163,10 @@ class Catalog:
         return self._context.folder / name
 
     def _name(self, path: Path) -> str:
+        """The path as events and messages show it: a name that isn't UTF-8 with escapes."""
         folder = self._context.folder
-        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+        name = str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+        return name.encode(errors="backslashreplace").decode()
 
     def _beside(self, file: Tracked) -> dict[Node, Found]:
         """The files of the folder in which a file was last, and where rotation leaves it."""
@@ -209,14 +212,22 @@ class Catalog:
         return self._compare(entry, found, whole=True)
 
     def _compare(self, entry: Entry, found: Found, *, whole: bool) -> bool:
-        """Whether a file has the entry's first bytes; with `whole` also those before the place reached. Transient if it has just
-        gone elsewhere."""
+        """Whether a file has the entry's first bytes; with `whole` also those before the place reached."""
+        with self._stream(found) as stream:
+            return (matches(entry, stream) if whole else begins_alike(entry, stream)) is not None
+
+    def _may_copy(self, entry: Entry, found: Found) -> bool:
+        with self._stream(found) as stream:
+            return may_copy(entry, stream)
+
+    @contextmanager
+    def _stream(self, found: Found) -> Iterator[Stream]:
+        """The file's bytes, within the block. Transient if it has just gone elsewhere."""
         descriptor = self._descriptor(found.path, found.node)
         if descriptor is None:
             raise Transient(f"{found.name}: was moved while being looked at")
         try:
-            stream = open_stream(descriptor, found.name, self._config.compression)
-            return (matches(entry, stream) if whole else begins_alike(entry, stream)) is not None
+            yield open_stream(descriptor, found.name, self._config.compression)
         finally:
             os.close(descriptor)
 
@@ -303,22 +314,25 @@ class Catalog:
         """Whether a new file is the copy of one being read, which rotation will put in its place: it must not be read twice."""
         for file in self.files:
             entry = file.entry
-            alike = found.name != entry.path and found.name.startswith(entry.path) and entry.offset > 0
-            if not alike:
+            if found.name == entry.path or not found.name.startswith(entry.path) or not entry.offset:
                 continue
+            state = (found.size, found.changed, entry.mark)
+            if self._left_out.get(found.node) == state:
+                return True
             if file.reader is not None:
                 file.reader.stamp()
-            if self._compare(entry, found, whole=False):
+            if self._may_copy(entry, found):
                 if found.node not in self._left_out:
                     self._log.warning("files.copy_left_out", file=found.name, of=entry.path)
-                self._left_out.add(found.node)
+                self._left_out[found.node] = state
                 return True
+        self._left_out.pop(found.node, None)
         return False
 
     def _begin(self, found: Found) -> None:
         self._begun += 1
         seed = f"{self._context.name}\0{found.name}\0{self._context.clock.now()}\0{self._begun}"
-        mark = hashlib.blake2b(seed.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+        mark = hashlib.blake2b(seed.encode(), digest_size=8).hexdigest()
         file = Tracked(Entry(found.name, mark, *found.node), found.path)
         self._claim(file, found)
         self.files.append(file)

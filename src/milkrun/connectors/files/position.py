@@ -113,3 +113,12 @@ def begins_alike(entry: Entry, stream: Stream) -> bytes | None:
             return None
         data += more
     return data if sample(data) == entry.head else None
+
+
+def may_copy(entry: Entry, stream: Stream) -> bool:
+    """Whether the file of a fresh stream is a copy of the entry's file, or the beginning of one that is still being made."""
+    first = begins_alike(entry, stream)
+    if first is None:
+        return False
+    tail = stream.skip(entry.offset, entry.tail.size, first)
+    return tail is None or sample(tail) == entry.tail

@@ -153,8 +153,11 @@ class _Rows:
 
     def _is_open(self, start: int) -> bool:
         """Whether the row at `start`, the last there is, will never be whole: its quote isn't closed, or too far away."""
+        after = int(np.searchsorted(self._newlines, start)) < len(self._newlines)
+        if after and len(self._text) - start > self._quoting.longest:
+            return True
         unclosed = (len(self._quotes) - int(np.searchsorted(self._quotes, start))) % 2 == 1
-        return unclosed and (self._at_end or len(self._text) - start > self._quoting.longest)
+        return unclosed and self._at_end
 
     def _line_end(self, start: int) -> int | None:
         """The first line break from `start` on, or the end of the text if it is final."""

@@ -8,9 +8,9 @@ safe while a partition has one owner.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 import obstore
 import structlog
@@ -18,12 +18,15 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
 from milkrun.connectors.parquet.config import Bucket, S3Options
-from milkrun.connectors.parquet.failures import error_code, translated
+from milkrun.connectors.parquet.failures import OPENING, error_code, translated
+from milkrun.connectors.parquet.ranged import open_ranged
 from milkrun.connectors.parquet.store import OWN_FOLDER, Store, skipped
 from milkrun.model.errors import Refused
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
+
+_log = structlog.get_logger()
 
 TEST_OBJECT = f"{OWN_FOLDER}/conditional-put-test"
 _TEST_CONTENT = b"Milkrun puts this twice at each start to learn whether the store honours If-None-Match.\n"
@@ -58,8 +61,10 @@ class BucketStore(Store):
             with translated(str(self._bucket), "connecting"):
                 self._client = _connect(self._bucket, self._options)
         except ValueError:
-            raise Refused(f"{self._bucket} is no name the client takes; give a plainer prefix in url") from None
-        with translated(str(self._bucket), "testing the store"):
+            raise Refused(
+                f"{self._bucket} is no name the client takes; give a plainer prefix in url"
+            ) from None
+        with translated(str(self._bucket), OPENING):
             self.conditional = self._keeps_conditions()
         if self.read(TEST_OBJECT) != _TEST_CONTENT:
             raise Refused(
@@ -109,13 +114,17 @@ class BucketStore(Store):
                         yield meta["path"]
 
     def reader(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        with translated(f"{self._bucket}/{name}", "reading"):
+        place = f"{self._bucket}/{name}"
+        size = None
+        with translated(place, "reading"):
             try:
-                return closing(cast("IO[bytes]", obstore.open_reader(self._opened, name)))
+                size = obstore.head(self._opened, name)["size"]
             except FileNotFoundError as error:
                 if error_code(error) == "NoSuchBucket":
                     raise
-        raise FileNotFoundError(name)
+        if size is None:
+            raise FileNotFoundError(name)
+        return open_ranged(self._opened, name, size, place)
 
     def close(self) -> None:
         self._client = None
@@ -156,9 +165,6 @@ class BucketStore(Store):
         return True
 
 
-_log = structlog.get_logger()
-
-
 def _connect(bucket: Bucket, options: S3Options) -> S3Store:
     config: S3Config = {"virtual_hosted_style_request": options.virtual_hosted}
     if options.region is not None:
@@ -172,7 +178,7 @@ def _connect(bucket: Bucket, options: S3Options) -> S3Store:
         config["session_token"] = options.session_token.reveal()
     client: ClientConfig = {
         "allow_http": options.allow_http,
-        "connect_timeout": timedelta(seconds=10),
+        "connect_timeout": timedelta(seconds=5),
         # For all of a request; the largest cut over a slow line takes its time.
         "timeout": timedelta(minutes=5),
         "user_agent": "milkrun",

@@ -41,17 +41,22 @@ class Encoding:
         return sink.getvalue()
 
     def same(self, mine: pa.Buffer, other: bytes) -> bool:
-        """Whether the bytes of a file hold what mine hold: equal, or equal once encoded alike (another pyarrow, another level).
+        """Whether the bytes of a file hold what mine hold: equal, or of equal rows (another pyarrow, another level).
 
         False also where they are no Parquet file.
         """
         if mine.equals(pa.py_buffer(other)):
             return True
         try:
-            table = pq.read_table(pa.BufferReader(other), page_checksum_verification=True)
+            theirs = self._again(pa.py_buffer(other))
         except (pa.ArrowException, OSError):
             return False
-        return bool(mine.equals(self.encode(table.combine_chunks())))
+        return bool(theirs.equals(self._again(mine)))
+
+    def _again(self, data: pa.Buffer) -> pa.Buffer:
+        """The file's rows, encoded anew without the file's metadata. Encoded, NaN equals NaN."""
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+        return self.encode(table.replace_schema_metadata(None).combine_chunks())
 
 
 def dictionary_columns(table: pa.Table) -> list[str]:

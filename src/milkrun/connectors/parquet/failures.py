@@ -14,9 +14,13 @@ from obstore import exceptions
 
 from milkrun.model.errors import MilkrunError, Refused, Transient, Unreachable
 
+OPENING = "testing the store"
+"""What a sink is doing that has not reached the store yet."""
+
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,60})</Code>")
-_METADATA_SERVICE = re.compile(r"169\.254\.16[09]\.|fd00:ec2|metadata\.google")
+# Where AWS hands out the credentials of a machine's or a container's role.
+_ROLE_SERVICE = re.compile(r"/latest/(?:api/token|meta-data)|//169\.254\.170\.")
 
 _ANOTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _WRONG_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidSecurity")
@@ -33,7 +37,7 @@ _TRY_AGAIN = (
 
 @contextmanager
 def translated(place: str, doing: str) -> Iterator[None]:
-    """Turn the client's errors within the block into Milkrun's; `place` is the url, `doing` says what it is about."""
+    """Turn the client's errors within the block into Milkrun's; `place` is the url, `doing` says what it is about (`writing`)."""
     try:
         yield
     except (exceptions.BaseError, OSError) as error:
@@ -52,11 +56,8 @@ def translation(error: Exception, place: str, doing: str) -> MilkrunError:
     where = f"{place}: {doing}"
     code, status = error_code(error), _STATUS.search(str(error))
     number = int(status[1]) if status else 0
-    if _METADATA_SERVICE.search(str(error)):
-        return Refused(
-            f"{where}: there are no credentials; set s3.access_key and s3.secret_key, the environment variables "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
-        )
+    if _ROLE_SERVICE.search(str(error)):
+        return _without_credentials(where, doing)
     if code in _TRY_AGAIN or number >= 500 or number in (408, 409, 425, 429):
         return Transient(f"{where}: the store is busy or failing ({code}); trying again")
     if code == "RequestTimeTooSkewed":
@@ -66,8 +67,21 @@ def translation(error: Exception, place: str, doing: str) -> MilkrunError:
         return Refused(f"{where}: {refusal}")
     if isinstance(error, exceptions.InvalidPathError):
         return Refused(f"{where}: the name is not one the client takes; give a plainer prefix in url")
-    # No answer at all: connection refused, no such host, TLS, timeout.
+    if "certificate" in str(error).lower():
+        return Unreachable(
+            f"{where}: the endpoint's TLS certificate is not trusted; is it the right endpoint?"
+        )
+    # No answer at all: connection refused, no such host, timeout.
     return Unreachable(f"{where}: the store can't be reached; is the endpoint right and the network up?")
+
+
+def _without_credentials(where: str, doing: str) -> MilkrunError:
+    if doing != OPENING:
+        return Unreachable(f"{where}: the machine's role gives no credentials at the moment; trying again")
+    return Refused(
+        f"{where}: there are no credentials; set s3.access_key and s3.secret_key, the environment variables "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+    )
 
 
 def _refusal(error: Exception, code: str, number: int) -> str:

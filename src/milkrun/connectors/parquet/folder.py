@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import itertools
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -22,7 +22,6 @@ from milkrun.connectors.parquet.store import OWN_FOLDER, Store, skipped
 from milkrun.model.errors import Fatal, MilkrunError, Refused, Transient
 
 _log = structlog.get_logger()
-_numbers = itertools.count()
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -102,7 +101,7 @@ class FolderStore(Store):
     @contextmanager
     def _staged(self, data: Any) -> Iterator[Path]:
         """A file of these bytes, synced, gone after the block. Its lock tells other processes that it is in use."""
-        path = self._staging / f"{os.getpid()}-{next(_numbers)}.tmp"
+        path = self._staging / f"{secrets.token_hex(12)}.tmp"
         self._staging.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -129,7 +128,10 @@ class FolderStore(Store):
     def _make_folder(self, folder: Path) -> None:
         """Make a folder and all above it durable; a process syncs each once, as it may have been made just before a crash."""
         if folder in self._synced:
-            return
+            if folder.is_dir():
+                return
+            # Someone removed it, and perhaps what is above it.
+            self._synced.clear()
         folder.mkdir(parents=True, exist_ok=True)
         for each in (folder, *folder.parents):
             if each in self._synced:

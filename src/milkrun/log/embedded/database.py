@@ -42,7 +42,9 @@ CREATE TABLE ledger(
   pipeline TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL, minute INTEGER NOT NULL, stage TEXT NOT NULL,
   party TEXT NOT NULL, count INTEGER NOT NULL,
   PRIMARY KEY(pipeline, topic, partition, minute, stage, party)) WITHOUT ROWID;
-CREATE TABLE member(grp TEXT NOT NULL, member TEXT NOT NULL, expires REAL NOT NULL, PRIMARY KEY(grp, member)) WITHOUT ROWID;
+CREATE TABLE member(
+  grp TEXT NOT NULL, member TEXT NOT NULL, expires REAL NOT NULL, process TEXT NOT NULL,
+  PRIMARY KEY(grp, member)) WITHOUT ROWID;
 CREATE TABLE lease(
   grp TEXT NOT NULL, item TEXT NOT NULL, member TEXT NOT NULL, epoch INTEGER NOT NULL, expires REAL NOT NULL,
   PRIMARY KEY(grp, item)) WITHOUT ROWID;

@@ -1,11 +1,12 @@
 """Who works on what: members of a group, and leases with epochs, in two tables.
 
-Expiry is in the machine's monotonic seconds, which all its processes share; after a reboot the clock starts again, so leases carry
-the boot they belong to and those of an earlier one count as expired.
+Expiry is in the machine's monotonic seconds, which all its processes share; after a reboot the clock starts again, and all leases
+of before are over. A member whose process has ended loses its leases at once, without waiting for their time.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -29,7 +30,10 @@ def join(
 ) -> list[Lease]:
     """Renew, give up, take; the caller holds a write transaction."""
     _expire(connection, now)
-    connection.execute("INSERT OR REPLACE INTO member VALUES(?, ?, ?)", (group, member, now + ttl))
+    process = process_id(os.getpid())
+    connection.execute(
+        "INSERT OR REPLACE INTO member VALUES(?, ?, ?, ?)", (group, member, now + ttl, process)
+    )
     members = connection.execute("SELECT count(*) FROM member WHERE grp=?", (group,)).get
     held: dict[str, tuple[str, int]] = {
         item: (holder, epoch)
@@ -56,11 +60,39 @@ def leave(connection: apsw.Connection, group: str, member: str) -> None:
     )
 
 
+def process_id(pid: int) -> str:
+    """A process, by its number and when it started (numbers come again); empty where there is no such process."""
+    try:
+        # Field 22 of stat is the start in clock ticks since boot; the name before it may hold spaces. See proc(5).
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return ""
+        return str(pid)
+    return "" if fields[0] in "ZX" else f"{pid}:{fields[19]}"
+
+
+def _dead_members(connection: apsw.Connection) -> list[str]:
+    """Members that a process had which is no more."""
+    found = connection.execute("SELECT DISTINCT process FROM member").fetchall()
+    gone = [process for (process,) in found if process_id(int(str(process).partition(":")[0])) != process]
+    return [
+        str(member)
+        for process in gone
+        for (member,) in connection.execute("SELECT DISTINCT member FROM member WHERE process=?", (process,))
+    ]
+
+
 def _expire(connection: apsw.Connection, now: float) -> None:
     if connection.execute("SELECT value FROM meta WHERE key='boot'").get != boot():
         connection.execute("INSERT OR REPLACE INTO meta VALUES('boot', ?)", (boot(),))
         connection.execute("DELETE FROM member")
         connection.execute("UPDATE lease SET expires=0, epoch=epoch+1 WHERE expires>0")
+    for member in _dead_members(connection):
+        connection.execute("DELETE FROM member WHERE member=?", (member,))
+        connection.execute(
+            "UPDATE lease SET expires=0, epoch=epoch+1 WHERE member=? AND expires>0", (member,)
+        )
     connection.execute("DELETE FROM member WHERE expires<=?", (now,))
     connection.execute("UPDATE lease SET expires=0, epoch=epoch+1 WHERE expires>0 AND expires<=?", (now,))
 

@@ -1,0 +1,1 @@
+"""What runs in the measured processes: ours and, beside it, the reference. Each function takes a `Work` and gives a `Measured`."""

@@ -1,0 +1,145 @@
+"""Which benches there are: what each measures, with how many events, against which reference.
+
+Functions stand here by name: the process that runs the benches never loads what it measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MEMORY_LONG = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A function of `bench.cases` by `module:function`, and what it is told beyond `Work`."""
+
+    function: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One bench. `candidate` is ours; `reference` with `reference_name` the ceiling; `inputs` prepares what both read.
+
+    `events` are those of an ordinary run, `quick` of a quick one, `long` of a long one if that differs. `server` names what
+    must be running, `connectors` those of Milkrun that it takes.
+    """
+
+    name: str
+    candidate: Run
+    events: int
+    quick: int
+    reference: Run | None = None
+    reference_name: str = ""
+    inputs: Run | None = None
+    rounds: int = 3
+    long: int | None = None
+    server: str | None = None
+    connectors: tuple[str, ...] = ()
+
+
+def _http(name: str, batch: int, connections: int, events: int, quick: int) -> Bench:
+    options = {"batch": batch, "connections": connections}
+    return Bench(
+        name,
+        Run("bench.cases.http:collector", options),
+        events,
+        quick,
+        Run("bench.cases.http:bare_uvicorn", options),
+        "bare uvicorn",
+        connectors=("http",),
+    )
+
+
+def _rabbitmq(kind: str) -> Bench:
+    options = {"kind": kind}
+    return Bench(
+        f"rabbitmq-{kind}",
+        Run("bench.cases.rabbitmq:source", options),
+        30_000,
+        5_000,
+        Run("bench.cases.rabbitmq:bare_pika", options),
+        "bare pika consumer",
+        server="rabbitmq",
+        connectors=("rabbitmq",),
+    )
+
+
+def _latency(rate: int) -> Bench:
+    return Bench(
+        f"latency-{rate}",
+        Run("bench.cases.latency:publish_to_queryable", {"rate": rate}),
+        rate * 10,
+        rate * 2,
+        rounds=1,
+        connectors=("http", "duckdb"),
+    )
+
+
+BENCHES = (
+    Bench(
+        "log-append",
+        Run("bench.cases.log:append"),
+        400_000,
+        50_000,
+        Run("bench.cases.log:append_ipc"),
+        "pyarrow IPC with fsync",
+    ),
+    Bench(
+        "log-read",
+        Run("bench.cases.log:read"),
+        400_000,
+        50_000,
+        Run("bench.cases.log:read_ipc"),
+        "pyarrow IPC",
+        inputs=Run("bench.cases.log:prepare"),
+    ),
+    _http("http-single", 1, 64, 30_000, 5_000),
+    _http("http-batch-100", 100, 8, 200_000, 20_000),
+    _rabbitmq("classic"),
+    _rabbitmq("quorum"),
+    Bench(
+        "log-to-parquet",
+        Run("bench.cases.sinks:to_parquet"),
+        100_000,
+        10_000,
+        Run("bench.cases.sinks:duckdb_copy"),
+        "DuckDB COPY from NDJSON",
+        inputs=Run("bench.cases.sinks:prepare"),
+        connectors=("parquet",),
+    ),
+    Bench(
+        "log-to-duckdb",
+        Run("bench.cases.sinks:to_duckdb"),
+        100_000,
+        10_000,
+        Run("bench.cases.sinks:duckdb_table"),
+        "DuckDB read_json",
+        inputs=Run("bench.cases.sinks:prepare"),
+        connectors=("duckdb",),
+    ),
+    Bench(
+        "whole-path",
+        Run("bench.cases.path:http_to_both", {"batch": 100, "connections": 8}),
+        100_000,
+        10_000,
+        Run("bench.cases.sinks:duckdb_both"),
+        "DuckDB table and COPY from NDJSON",
+        inputs=Run("bench.cases.sinks:prepare"),
+        connectors=("http", "duckdb", "parquet"),
+    ),
+    _latency(1_000),
+    _latency(5_000),
+    Bench(
+        "memory",
+        Run("bench.cases.memory:flow"),
+        1_000_000,
+        40_000,
+        rounds=1,
+        long=MEMORY_LONG,
+        connectors=("parquet",),
+    ),
+)

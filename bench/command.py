@@ -1,0 +1,64 @@
+"""The command: chooses benches, runs them one after the other, prints a table and writes results.json."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import results
+from bench.catalog import BENCHES, Bench
+from bench.results import Entry
+from bench.running import Failed, Runner, Size, Skipped
+from bench.servers import running_servers
+
+OUTPUT = Path(__file__).parent / "results.json"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0, or 1 if a bench failed, 2 for wrong arguments."""
+    options = _parser().parse_args(arguments)
+    chosen = [bench for bench in BENCHES if not options.only or bench.name in options.only]
+    size: Size = "quick" if options.quick else "long" if options.long else "ordinary"
+    console, notes = Console(), Console(stderr=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="milkrun-bench-", dir=options.folder) as folder:
+        entries, failed = _run_all(chosen, Path(folder), size, notes)
+    results.show(console, entries)
+    results.write(options.output, entries)
+    notes.print(f"{time.monotonic() - started:.0f} s; results in {options.output}")
+    return 1 if failed else 0
+
+
+def _run_all(chosen: Sequence[Bench], folder: Path, size: Size, notes: Console) -> tuple[list[Entry], int]:
+    entries, failed = [], 0
+    wanted = {bench.server for bench in chosen if bench.server}
+    with running_servers(wanted, folder, lambda why: notes.print(why, highlight=False)) as servers:
+        runner = Runner(folder, size, servers)
+        for bench in chosen:
+            try:
+                notes.print(f"{bench.name} …", highlight=False)
+                entries.append(runner.run(bench))
+            except Skipped as reason:
+                notes.print(f"{bench.name} skipped: {reason}", highlight=False, markup=False)
+            except Failed as reason:
+                notes.print(f"{bench.name} failed: {reason}", highlight=False, markup=False)
+                failed += 1
+    return entries, failed
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="few events, one round: whether it runs, not how fast")
+    size.add_argument("--long", action="store_true", help="ten million events in the bench memory")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", choices=[bench.name for bench in BENCHES], help="these benches alone"
+    )
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help="where results.json goes")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="the disk to measure on, else that of temporary files")
+    return parser

@@ -1,0 +1,126 @@
+"""Runs benches: prepares their inputs, alternates ours and the reference over several rounds, each in a fresh process.
+
+A process that fails or takes too long fails its bench alone; the others go on.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import msgspec
+
+from bench.catalog import Bench, Run
+from bench.measuring import Measured, Work
+from bench.results import Entry, Reference
+
+Size = Literal["quick", "ordinary", "long"]
+CHILD_SECONDS = {"quick": 60.0, "ordinary": 180.0, "long": 3600.0}
+
+
+class Skipped(Exception):
+    """A bench can't run here; the message says why."""
+
+
+class Failed(Exception):
+    """A bench went wrong; the message says how."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs benches below `folder`. `servers` holds the options that reach each server that is up."""
+
+    folder: Path
+    size: Size
+    servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def run(self, bench: Bench) -> Entry:
+        """The bench's result. Raises Skipped or Failed."""
+        _check_needs(bench, self.servers)
+        folder = self.folder / bench.name
+        folder.mkdir()
+        try:
+            inputs = folder / "inputs"
+            inputs.mkdir()
+            if bench.inputs is not None:
+                self._child(bench, bench.inputs, inputs, inputs, 0)
+            ours, theirs = self._rounds(bench, folder, inputs)
+            return _entry(bench, ours, theirs)
+        finally:
+            shutil.rmtree(folder)
+
+    def _rounds(
+        self, bench: Bench, folder: Path, inputs: Path
+    ) -> tuple[Sequence[Measured], Sequence[Measured]]:
+        ours: list[Measured] = []
+        theirs: list[Measured] = []
+        for number in range(1 if self.size == "quick" else bench.rounds):
+            sides = [(ours, bench.candidate)]
+            if bench.reference is not None:
+                sides.append((theirs, bench.reference))
+            # Whoever always ran second would find warmer caches.
+            for results, run in sides if number % 2 == 0 else reversed(sides):
+                own = folder / "run"
+                own.mkdir()
+                measured = self._child(bench, run, own, inputs, number)
+                shutil.rmtree(own)
+                if measured is None:
+                    raise Failed(f"{run.function} measured nothing")
+                results.append(measured)
+        return ours, theirs
+
+    def _child(self, bench: Bench, run: Run, folder: Path, inputs: Path, number: int) -> Measured | None:
+        options = {**run.options, **self.servers.get(bench.server or "", {})}
+        work = Work(folder=folder, inputs=inputs, events=self._events(bench), round=number, options=options)
+        work_file, result_file = self.folder / "work.json", self.folder / "result.json"
+        work_file.write_bytes(work.to_json())
+        result_file.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "bench.child", run.function, str(work_file), str(result_file)]
+        try:
+            done = subprocess.run(
+                command, stderr=subprocess.PIPE, text=True, timeout=CHILD_SECONDS[self.size]
+            )
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{run.function} took longer than {CHILD_SECONDS[self.size]:.0f} s") from None
+        if done.returncode or not result_file.exists():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise Failed(f"{run.function} ended with {done.returncode}: {last}")
+        return msgspec.json.decode(result_file.read_bytes(), type=Measured | None)
+
+    def _events(self, bench: Bench) -> int:
+        if self.size == "quick":
+            return bench.quick
+        return bench.long or bench.events if self.size == "long" else bench.events
+
+
+def _check_needs(bench: Bench, servers: Mapping[str, Mapping[str, Any]]) -> None:
+    for connector in bench.connectors:
+        if find_spec(f"milkrun.connectors.{connector}") is None:
+            raise Skipped(f"this Milkrun has no connector {connector}")
+    if bench.server is not None and bench.server not in servers:
+        raise Skipped(f"no {bench.server} server here")
+
+
+def _entry(bench: Bench, ours: Sequence[Measured], theirs: Sequence[Measured]) -> Entry:
+    rate = median(run.events_per_s for run in ours)
+    reference = None
+    if theirs:
+        reference = Reference(bench.reference_name, round(median(run.events_per_s for run in theirs), 1))
+    return Entry(
+        name=bench.name,
+        events=ours[0].events,
+        seconds=round(median(run.seconds for run in ours), 4),
+        events_per_s=round(rate, 1),
+        cpu_us_per_event=round(median(run.cpu_seconds / run.events * 1e6 for run in ours), 2),
+        peak_rss_mb=round(max(run.peak_rss_mb for run in ours), 1),
+        reference=reference,
+        ratio=round(rate / reference.events_per_s, 3) if reference else None,
+        extra=ours[-1].extra,
+    )

@@ -1,0 +1,92 @@
+"""Many requests' rows as the columns of one `Received`, built whole columns at a time."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+
+from milkrun.connectors.http.rows import Rows
+from milkrun.connectors.http.waiting import Request, Settled
+from milkrun.model.batch import HEADER, HEADERS, no_headers
+from milkrun.plugin import Fault, Outcome, Received
+
+CE_ATTRIBUTES = ("id", "type", "source", "subject", "time")
+
+
+def received_of(requests: list[Request]) -> Received:
+    """All rows in the order of the requests; the token is the requests."""
+    rows = [request.rows for request in requests]
+    values = list(chain.from_iterable(each.values for each in rows))
+    return Received(
+        values=pa.array(values, pa.binary()),
+        headers=_headers(rows, len(values)),
+        attributes=_attributes(rows),
+        token=requests,
+        faults=_faults(rows),
+    )
+
+
+def settled_of(requests: list[Request], outcome: Outcome) -> list[Settled]:
+    """What became of each request's rows."""
+    counts = np.array([len(request.rows) for request in requests], np.int64)
+    starts = np.concatenate(([0], np.cumsum(counts)))
+    if not outcome.refused and not outcome.duplicate.any():
+        return [Settled(count) for count in counts.tolist()]
+    seen = np.concatenate(([0], np.cumsum(outcome.duplicate)))
+    duplicates = (seen[starts[1:]] - seen[starts[:-1]]).tolist()
+    refused: list[list[tuple[int, str, str]]] = [[] for _ in requests]
+    rows = np.array(sorted(outcome.refused), np.int64)
+    for row, owner in zip(rows.tolist(), (np.searchsorted(starts, rows, "right") - 1).tolist(), strict=True):
+        fault = outcome.refused[row]
+        refused[owner].append((row - int(starts[owner]), fault.code, fault.message))
+    return [
+        Settled(count - twice - len(wrong), twice, tuple(wrong))
+        for count, twice, wrong in zip(counts.tolist(), duplicates, refused, strict=True)
+    ]
+
+
+def _faults(rows: list[Rows]) -> list[Fault]:
+    faults: list[Fault] = []
+    start = 0
+    for each in rows:
+        if each.faults:
+            faults += [Fault(start + fault.row, fault.code, fault.message) for fault in each.faults]
+        start += len(each)
+    return faults
+
+
+def _attributes(rows: list[Rows]) -> dict[str, pa.StringArray]:
+    """Only those that any row has."""
+    found: dict[str, pa.StringArray] = {}
+    if any(each.ids is not None for each in rows):
+        ids = chain.from_iterable(each.ids if each.ids is not None else [None] * len(each) for each in rows)
+        found["id"] = pa.array(list(ids), pa.string())
+    if any(each.events is not None for each in rows):
+        events = list(
+            chain.from_iterable(
+                each.events if each.events is not None else [None] * len(each) for each in rows
+            )
+        )
+        for name in CE_ATTRIBUTES:
+            column = [None if event is None else getattr(event, name) for event in events]
+            found[f"ce.{name}"] = pa.array(column, pa.string())
+    return found
+
+
+def _headers(rows: list[Rows], count: int) -> pa.ListArray:
+    """The headers of each request, with every row of it."""
+    if not any(each.headers for each in rows):
+        return no_headers(count)
+    names: list[str] = []
+    values: list[bytes] = []
+    for each in rows:
+        names += [name for name, _ in each.headers] * len(each)
+        values += [value for _, value in each.headers] * len(each)
+    lengths = np.repeat([len(each.headers) for each in rows], [len(each) for each in rows])
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    pairs = pa.StructArray.from_arrays(
+        [pa.array(names, pa.string()), pa.array(values, pa.binary())], fields=list(HEADER)
+    )
+    return pa.ListArray.from_arrays(pa.array(offsets), pairs, type=HEADERS)

@@ -1,0 +1,42 @@
+"""One request's events as rows, before they become columns: their bytes, what is wrong with some, and what goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from milkrun.plugin import Fault
+
+
+class CloudEvent(msgspec.Struct, frozen=True, gc=False):
+    """The context attributes that routes may use (CloudEvents 1.0, section "Context Attributes")."""
+
+    id: str
+    source: str
+    type: str
+    specversion: str
+    subject: str | None = None
+    time: str | None = None
+
+
+@dataclass(slots=True)
+class Rows:
+    """The events of a request, in its order.
+
+    Faults name rows that are refused; their bytes are kept with the others'. `ids` and `events` have an entry a row, or are None where no
+    row has any. `headers` are kept with every row. `given` tells that the ids were given here, not by the client; `unparsed`
+    that the one row is a whole body in which no events could be told apart.
+    """
+
+    values: list[bytes]
+    faults: list[Fault] = field(default_factory=list)
+    ids: list[str | None] | None = None
+    events: Sequence[CloudEvent | None] | None = None
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+    given: bool = False
+    unparsed: bool = False
+
+    def __len__(self) -> int:
+        return len(self.values)
