@@ -195,8 +195,10 @@ def run(
     entrance: Entrance | None = None,
     bug: str | None = None,
     at: str | None = None,
+    patience: float = LIMIT_SECONDS,
 ) -> Result:
-    """Run one seed in an empty folder. `at` forces every death to that step."""
+    """Run one seed in an empty folder. `at` forces every death to that step; `patience` is how long, in
+    seconds, the last worker may take to finish."""
     rng = random.Random(seed)
     places = Places(folder)
     chosen: Entrance = entrance or rng.choice(("files", "http"))
@@ -219,7 +221,7 @@ def run(
     last = _start(places, chosen, port, None, bug)
     driver.join(LIMIT_SECONDS)
     (folder / "finish").touch()
-    last.join(LIMIT_SECONDS)
+    last.join(patience)
     if last.exitcode is None:
         last.kill()
         last.join()

@@ -14,9 +14,9 @@ import msgspec
 import pyarrow as pa
 
 from milkrun.codecs.json import grown
-from milkrun.log.protocol import Log
+from milkrun.log.protocol import Lease, Log
 from milkrun.model.clock import Clock
-from milkrun.model.errors import Refused
+from milkrun.model.errors import Refused, Transient
 from milkrun.model.schema import EventSchema, from_json_schema, merge
 from milkrun.model.spec import SchemaSpec
 from milkrun.runtime.stores import SCHEMAS

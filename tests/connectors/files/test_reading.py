@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from milkrun.connectors.files import FilesConfig
 from milkrun.model.errors import ConfigError, ConfigErrors, GapError, Refused, Transient
+from milkrun.plugin.config import describe
 from tests.connectors.files.folder import append, make, reading
 
 
@@ -64,23 +66,22 @@ def test_a_header_that_names_no_columns_is_refused(tmp_path: Path, header: bytes
 
 
 def test_contradicting_options_are_named_all_at_once(tmp_path: Path) -> None:
-    source = make(
-        tmp_path,
-        paths=[],
-        format="csv",
-        header=False,
-        types={"a": "integer"},
-        delimiter='"',
-        columns=["b", "b"],
-    )
+    columns: dict[str, Any] = {"header": False, "columns": ["b", "b"], "types": {"a": "integer"}}
     with pytest.raises(ConfigErrors) as raised:
-        source.open(None)
+        make(tmp_path, paths=[], format="csv", delimiter='"', **columns)
     assert [error.path for error in raised.value.errors] == [
         ("paths",),
         ("columns",),
         ("types", "a"),
         ("delimiter",),
     ]
+    with pytest.raises(ConfigErrors, match="nothing names the columns"):
+        make(tmp_path, format="tsv", header=False)
+
+
+def test_every_option_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "files.md").read_text()
+    assert [info.name for info in describe(FilesConfig) if f"`{info.name}`" not in page] == []
 
 
 def test_a_pattern_without_a_file_is_an_error_unless_following(tmp_path: Path) -> None:

@@ -71,8 +71,11 @@ class FilesConfig:
         maximum=1 << 28,
     )
 
+    def __post_init__(self) -> None:
+        _check(self)
 
-def check(config: FilesConfig) -> None:
+
+def _check(config: FilesConfig) -> None:
     """Raises ConfigErrors for options that contradict one another."""
     errors = []
     if not config.paths:

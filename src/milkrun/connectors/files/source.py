@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from milkrun.connectors.files.catalog import Catalog, Tracked
-from milkrun.connectors.files.config import FilesConfig, check
+from milkrun.connectors.files.config import FilesConfig
 from milkrun.connectors.files.position import Position, restore
 from milkrun.connectors.files.reader import Part
 from milkrun.model.batch import HEADER, HEADERS
@@ -52,7 +52,6 @@ class FilesSource(Source):
         self._last: Tracked | None = None
 
     def open(self, position: Any) -> None:
-        check(self._config)
         self._catalog = Catalog(self._config, self.context, restore(position))
         missing = None if self._config.follow or position is not None else self._catalog.missing()
         if missing is not None:
