@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+Options = Mapping[str, Any]
 
 
 @contextmanager
 def running_servers(
     wanted: Collection[str], folder: Path, say: Callable[[str], None]
-) -> Iterator[Mapping[str, Mapping[str, Any]]]:
-    """The servers of `wanted` that could be started, each with the options that cases reach it by."""
-    yield {}
+) -> Iterator[Mapping[str, Options]]:
+    """The servers of `wanted` that could be started, each with the options that cases reach it by; `say` is told what couldn't."""
+    started: dict[str, Options] = {}
+    with ExitStack() as stack:
+        for name in sorted(wanted):
+            try:
+                started[name] = stack.enter_context(_STARTERS[name](folder / f"server-{name}"))
+            except NotHere as reason:
+                say(f"no {name} server: {reason}")
+        yield started
+
+
+class NotHere(Exception):
+    """The server can't be had on this machine."""
+
+
+@contextmanager
+def _rabbitmq(folder: Path) -> Iterator[Options]:
+    # The tests' broker, and pytest with it, only once it is asked for.
+    try:
+        import pytest
+
+        from tests.servers.rabbitmq import Broker
+    except ImportError as error:
+        raise NotHere(f"{error}; run it in the checkout, as `make bench` does") from error
+    with ExitStack() as stack:
+        try:
+            broker = stack.enter_context(Broker(folder))
+        except (pytest.skip.Exception, pytest.fail.Exception) as outcome:
+            raise NotHere(str(outcome)) from outcome
+        yield {"url": broker.url()}
+
+
+_STARTERS: Mapping[str, Callable[[Path], Any]] = {"rabbitmq": _rabbitmq}

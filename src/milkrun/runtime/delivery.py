@@ -221,7 +221,7 @@ class Delivery:
         if self._needs_write(cut):
             self._write(cut, prepared)
         self._settle(cut, events, prepared)
-        return events.num_rows
+        return int(events.num_rows)
 
     def _needs_write(self, cut: Cut) -> bool:
         if self._sink.capabilities.position == "named":

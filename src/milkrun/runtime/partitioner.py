@@ -28,4 +28,7 @@ class Partitioner:
         of_key = np.array(
             [zlib.crc32(key) % count for key in encoded.dictionary.to_pylist()] + [self._turn], np.int64
         )
-        return of_key[encoded.indices.fill_null(len(of_key) - 1).to_numpy(zero_copy_only=False)]
+        chosen: npt.NDArray[np.int64] = of_key[
+            encoded.indices.fill_null(len(of_key) - 1).to_numpy(zero_copy_only=False)
+        ]
+        return chosen

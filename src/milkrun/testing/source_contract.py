@@ -52,6 +52,9 @@ class SourceContract(ABC):
     ordered = True
     """Whether events come in the order in which they were published."""
 
+    sees_new_events = True
+    """Whether an open source goes on to events that come after it has read all there were."""
+
     polls = 50
     """How many polls may bring nothing before the suite takes it that nothing will come."""
 
@@ -137,9 +140,6 @@ class SourceContract(ABC):
                 self.publish(tmp_path, EVENTS[2:5])
                 self.settle(run, self.take(run, 3), position)
                 assert self.same(run.values, EVENTS[:5])
-
-    sees_new_events = True
-    """Whether an open source goes on to events that come after it has read all there were."""
 
     def test_columns_are_what_the_contract_says(self, tmp_path: Path) -> None:
         self.publish(tmp_path, EVENTS)

@@ -176,6 +176,43 @@ def test_a_file_that_vanished_while_stopped_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_an_inode_that_was_given_to_another_file_proves_nothing(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.ndjson", tmp_path / "b.ndjson"
+    append(path, b"1\n")
+    with reading(tmp_path, **FOLLOW) as run:
+        position = taken(run)
+    append(other, b"2\n")
+    path.unlink()
+    position["files"][0]["inode"] = other.stat().st_ino
+    with (
+        pytest.raises(GapError, match=r"a\.ndjson: read up to byte 2"),
+        reading(tmp_path, position, **FOLLOW),
+    ):
+        pass
+
+
+def test_a_copy_that_was_given_the_inode_of_an_older_file_is_known(tmp_path: Path) -> None:
+    path, old = tmp_path / "a.ndjson", tmp_path / "a.ndjson.1"
+    options: dict[str, Any] = {**FOLLOW, "paths": ["a.ndjson*"]}
+    append(old, b"1\n")
+    with reading(tmp_path, **options) as run:
+        run.more()
+        append(path, b"2\n")
+        run.clock.advance(11)
+        run.more()
+        run.clock.advance(11)
+        position = taken(run)
+    old.unlink()
+    append(path, b"3\n")
+    copytruncate(path, old)
+    append(path, b"4\n")
+    for entry in position["files"]:
+        if entry["path"] == "a.ndjson.1":
+            entry.update(inode=old.stat().st_ino, done=True)
+    with reading(tmp_path, position, **options) as run:
+        assert run.more() == [b"3", b"4"]
+
+
 def test_the_end_of_a_rotated_file_is_remembered(tmp_path: Path) -> None:
     path, old = tmp_path / "a.ndjson", tmp_path / "a.ndjson.1"
     append(path, b"1\n")

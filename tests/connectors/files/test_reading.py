@@ -33,6 +33,17 @@ def test_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
         assert run.source.poll(10, 60.0) is None
 
 
+def test_a_file_renamed_before_its_turn_is_found_again(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_bytes(b"1\n")
+    (tmp_path / "b.ndjson").write_bytes(b"2\n")
+    with reading(tmp_path) as run:
+        first = run.source.poll(1, 0.0)
+        assert first is not None and first.values.to_pylist() == [b"1"]
+        (tmp_path / "b.ndjson").rename(tmp_path / "b.old")
+        assert run.more() == [b"2"]
+        assert run.column("file") == ["b.ndjson"]
+
+
 def test_patterns_may_be_absolute_deep_and_name_a_file_twice(tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / "in" / "deep" / "a.jsonl").write_bytes(b"1\n")

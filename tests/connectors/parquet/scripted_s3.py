@@ -19,6 +19,8 @@ from tests.servers.s3 import S3Server
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Headers and body in one packet: apart, the second waits for the client's delayed acknowledgement.
+    wbufsize = 1 << 16
     store: ClassVar[Store]
 
     def do_PUT(self) -> None:

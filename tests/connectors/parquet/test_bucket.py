@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from milkrun.connectors.parquet import ParquetConfig, ParquetSink, S3Options
+from milkrun.connectors.parquet import ParquetConfig, ParquetSink, S3Options, bucket
 from milkrun.connectors.parquet.bucket import TEST_OBJECT
 from milkrun.model.errors import GapError, MilkrunError, Refused, Transient, Unreachable
 from milkrun.testing.sink_contract import ORDER, context, cut, orders
@@ -26,13 +27,19 @@ def store(request: pytest.FixtureRequest) -> Store:
     return Store(conditional=request.param)
 
 
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    soon = timedelta(milliseconds=1)
+    backoff = {"init_backoff": soon, "max_backoff": soon, "base": 2}
+    monkeypatch.setattr(bucket, "RETRY", {**bucket.RETRY, "backoff": backoff})
+
+
 @pytest.fixture
 def server(store: Store) -> Iterator[S3Server]:
     with serving(store) as running:
         yield running
 
 
-careless = pytest.mark.parametrize("store", [False], indirect=True, ids=["careless"])
 conditional = pytest.mark.parametrize("store", [True], indirect=True, ids=["conditional"])
 
 

@@ -63,6 +63,7 @@ def test_s3_options_are_read_and_secrets_stay_hidden() -> None:
         ({"url": "lake", "s3": {}}, "s3 is set, but url is a folder"),
         ({"url": "s3://b", "s3": {"access_key": "k"}}, "one of access_key and secret_key is missing"),
         ({"url": "s3://b", "s3": {"endpoint": "http://h:1"}}, "has no TLS"),
+        ({"url": "s3://b", "s3": {"endpoint": "https://[::1"}}, "the endpoint is no address"),
         ({"url": "s3://b", "s3": {"endpoint": "h:1"}}, "the endpoint is no address"),
         ({"url": "s3://b", "s3": {"endpoint": "https://k:p@h"}}, "the endpoint is no address"),
         ({"url": "lake", "compression_level": 23}, "23 is out of range"),

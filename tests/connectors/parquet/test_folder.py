@@ -193,11 +193,14 @@ def test_offsets_may_be_skipped(tmp_path: Path) -> None:
     assert offsets(tmp_path) == [0, 1, 7]
 
 
-def test_other_folders_for_a_cut_half_written_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", [{"partition_by": ["topic"]}, {"time_column": "body.at"}])
+def test_other_folders_for_a_cut_half_written_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
     deliver(make(tmp_path), FIRST)
-    with pytest.raises(Refused, match=r"set it back to \['topic', 'date', 'hour'\] until that is done"):
-        deliver(make(tmp_path, partition_by=["topic"]), FIRST)
-    deliver(make(tmp_path, partition_by=["topic"]), SECOND)
+    with pytest.raises(
+        Refused, match=r"set back partition_by to \['topic', 'date', 'hour'\], time_column to None"
+    ):
+        deliver(make(tmp_path, **changed), FIRST)
+    deliver(make(tmp_path, **changed), SECOND)
     assert offsets(tmp_path) == [0, 1, 2, 3]
 
 
@@ -225,6 +228,21 @@ def test_the_audit_names_files_that_are_damaged(tmp_path: Path) -> None:
         f"{one.relative_to(tmp_path / LAKE)}: it is no whole Parquet file",
         f"{two.relative_to(tmp_path / LAKE)}: it holds other events than its name says",
     ]
+
+
+def test_the_audit_tells_a_file_it_may_not_read_from_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(make(tmp_path), FIRST)
+    sink = make(tmp_path)
+    sink.open()
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(FolderStore, "reader", refuse)
+    with pytest.raises(Refused, match="it can't be read: Permission denied"):
+        sink.audit("shop.order")
 
 
 def test_the_audit_sees_a_flipped_bit_in_a_page(tmp_path: Path) -> None:
@@ -333,6 +351,10 @@ def test_every_new_folder_and_file_is_synced_before_a_write_returns(
     assert store.create("a/b/other", b"x")
     assert len(synced) == 2
     assert not store.create("a/b/other", b"y")
+    synced.clear()
+    synced.clear()
+    assert store.create("a/c/file", b"x")
+    assert {str(root / "a"), str(root / "a/c")} < set(synced)
     synced.clear()
     # Another process made these; the disk may not have them yet.
     other = FolderStore(tmp_path / LAKE)

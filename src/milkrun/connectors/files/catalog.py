@@ -246,7 +246,11 @@ class Catalog:
     def _explain(
         self, file: Tracked, found: Found | None, present: dict[Node, Found], claimed: set[Node]
     ) -> None:
-        """What has become of a file that isn't where it was, or not what it was."""
+        """What has become of a file that isn't where it was, or not what it was.
+
+        `found` has its inode. Under another name that is another file, which was given the inode of one that is gone; except while
+        ours is open, when nobody else can get it.
+        """
         entry = file.entry
         copy = self._copy_of(file, present, claimed) if entry.offset else None
         if copy is not None:
@@ -257,7 +261,7 @@ class Catalog:
             self._claim(file, copy)
             claimed.add(copy.node)
             self.moved = True
-        elif found is not None:
+        elif found is not None and (file.reader is not None or found.name == entry.path):
             self._replaced(file, found)
         elif file.reader is not None:
             if not file.gone:
@@ -268,16 +272,11 @@ class Catalog:
 
     def _copy_of(self, file: Tracked, present: dict[Node, Found], claimed: set[Node]) -> Found | None:
         """Where rotation has copied a file to, compressed perhaps: a file named like it with the contents that were read."""
-        nodes = {entry.entry.node for entry in self.files}
         if file.reader is not None:
             file.reader.stamp()
         for candidate in sorted({**self._beside(file), **present}.values(), key=lambda found: found.name):
             alike = Path(candidate.name).name.startswith(Path(file.entry.path).name)
-            if (
-                alike
-                and candidate.node not in claimed | nodes
-                and self._compare(file.entry, candidate, whole=True)
-            ):
+            if alike and candidate.node not in claimed and self._compare(file.entry, candidate, whole=True):
                 return candidate
         return None
 
@@ -289,7 +288,8 @@ class Catalog:
                 f"{entry.path}: read up to byte {entry.offset}, but its contents before that have changed or are no longer there; "
                 "put the file back as it was, or name the source anew to start afresh"
             )
-        self._log.warning("files.truncated", file=entry.path, read=entry.offset, done=entry.done)
+        if not entry.done:
+            self._log.warning("files.truncated", file=entry.path, read=entry.offset)
         self._drop(file)
 
     def _vanished(self, file: Tracked) -> None:

@@ -49,6 +49,8 @@ class FilesSource(Source):
         self._stopped = threading.Event()
         self._catalog = Catalog(config, context, Position())
         self._next_scan = 0.0
+        # Whether a file was not where it was last seen, so that only another look can tell.
+        self._astray = False
         self._last: Tracked | None = None
 
     def open(self, position: Any) -> None:
@@ -68,15 +70,16 @@ class FilesSource(Source):
         deadline = clock.monotonic() + timeout
         while not self._stopped.is_set():
             now = clock.monotonic()
-            if self._config.follow and now >= self._next_scan:
+            if (self._config.follow or self._astray) and now >= self._next_scan:
                 self._catalog.scan()
+                self._astray = False
                 self._next_scan = now + self._config.interval
             parts = self._gather(max_events)
             if parts or self._catalog.moved:
                 return received_of(parts, self._catalog.position().plain())
             if now >= deadline:
                 break
-            until = min(deadline, self._next_scan) if self._config.follow else deadline
+            until = min(deadline, self._next_scan) if self._config.follow or self._astray else deadline
             clock.wait(self._stopped, max(until - now, 0.001))
         return None
 
@@ -130,6 +133,7 @@ class FilesSource(Source):
         """The file's next rows; if there are none, note how it stands."""
         reader = self._catalog.open(file)
         if reader is None:
+            self._astray = True
             return None
         at_end = self._is_at_end(file)
         part = reader.next(limit, at_end=at_end)

@@ -40,7 +40,7 @@ def settled_reply(rows: Rows, settled: Settled) -> Reply:
             {"index": index, "code": code, "message": message} for index, code, message in settled.refused
         ],
     }
-    if rows.given:
+    if rows.given and settled.accepted:
         document["ids"] = rows.ids
     return Reply(_status(rows, settled), _encode(document))
 

@@ -121,8 +121,8 @@ def _wrong_data(body: bytes, limits: Limits) -> list[Fault]:
         return [_too_deep(0, limits)]
     except msgspec.DecodeError as error:
         return [Fault(0, "syntax", _reason(error))]
-    fault = _fault(0, body, body.isascii() or _is_utf8(body), limits)
-    return [fault] if fault is not None and fault.code != "not_object" else []
+    fault = _fault(0, body, body.isascii() or _is_utf8(body), limits, any_value=True)
+    return [] if fault is None else [fault]
 
 
 def _check_count(count: int, limits: Limits) -> None:
@@ -153,14 +153,14 @@ def _faults(values: list[bytes], utf8: bool, limits: Limits) -> list[Fault]:
     return [fault for fault in found if fault is not None]
 
 
-def _fault(row: int, value: bytes, utf8: bool, limits: Limits) -> Fault | None:
+def _fault(row: int, value: bytes, utf8: bool, limits: Limits, *, any_value: bool = False) -> Fault | None:
     if len(value) > limits.max_event:
         return _too_large(row, limits)
     if not utf8 and not _is_utf8(value):
         return Fault(row, "utf8", "invalid UTF-8")
-    if value[:1] != b"{":
+    if not any_value and value[0] != _OBJECT:
         return Fault(row, "not_object", f"an object is due, this is {_NAMES.get(value[0], 'a number')}")
-    if depth_of(value) > limits.max_depth:
+    if value.count(b"{") + value.count(b"[") > limits.max_depth and depth_of(value) > limits.max_depth:
         return _too_deep(row, limits)
     return None
 

@@ -52,10 +52,10 @@ class Rate:
 
 
 class Ids:
-    """Ids for events that come without: a random prefix of 96 bits and a running number."""
+    """Ids for events that come without: a random prefix of 80 bits and a running number."""
 
     def __init__(self) -> None:
-        self._prefix = secrets.token_urlsafe(12)
+        self._prefix = secrets.token_hex(10)
         self._numbers = itertools.count()
 
     def give(self, count: int) -> list[str | None]:

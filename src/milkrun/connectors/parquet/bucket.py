@@ -35,8 +35,8 @@ MAX_PUT_BYTES = 5 << 30
 """S3's limit for one put (Amazon S3 user guide, "Uploading objects"); in parts there is no conditional create in the client."""
 
 _UNSUPPORTED = ("NotImplemented", "501")
-# The runtime waits and tries again; the client only smooths over single failures.
-_RETRY: RetryConfig = {
+
+RETRY: RetryConfig = {
     "max_retries": 2,
     "retry_timeout": timedelta(seconds=60),
     "backoff": {
@@ -45,6 +45,7 @@ _RETRY: RetryConfig = {
         "base": 2,
     },
 }
+"""The client only smooths over single failures; waiting and trying again is the runtime's."""
 
 
 class BucketStore(Store):
@@ -66,7 +67,7 @@ class BucketStore(Store):
             ) from None
         with translated(str(self._bucket), OPENING):
             self.conditional = self._keeps_conditions()
-        if self.read(TEST_OBJECT) != _TEST_CONTENT:
+        if self.read(TEST_OBJECT) is None:
             raise Refused(
                 f"{self._bucket}: the store does not give back the object {TEST_OBJECT} that was just put; is it S3-compatible?"
             )
@@ -188,5 +189,5 @@ def _connect(bucket: Bucket, options: S3Options) -> S3Store:
         prefix=bucket.prefix or None,
         config=config,
         client_options=client,
-        retry_config=_RETRY,
+        retry_config=RETRY,
     )

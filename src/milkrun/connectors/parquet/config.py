@@ -86,16 +86,15 @@ class Bucket:
 
 def parse_target(url: str) -> Path | Bucket:
     """The folder (perhaps relative) or bucket that `url` means. ConfigError where it means neither."""
-    scheme, separator, _ = url.partition("://")
+    scheme, separator, rest = url.partition("://")
     if not separator:
         if not url.strip() or "\0" in url:
             raise _wrong_url(url)
         return Path(url)
-    parts = urlsplit(url)
-    if scheme == "file" and parts.netloc in ("", "localhost") and parts.path not in ("", "/"):
-        return Path(unquote(parts.path))
-    rest = url[len("s3://") :]
-    bucket, _, prefix = rest.partition("/")
+    host, _, path = rest.partition("/")
+    if scheme == "file" and host in ("", "localhost") and path:
+        return Path("/" + unquote(path))
+    bucket, prefix = host, path
     steps = [step for step in prefix.split("/") if step]
     if scheme != "s3" or not bucket or "@" in bucket or any(step in (".", "..") for step in steps):
         raise _wrong_url(url)
@@ -113,14 +112,18 @@ def _wrong_url(url: str) -> ConfigError:
 
 
 def _check_endpoint(endpoint: str, *, allow_http: bool) -> None:
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    try:
+        parts = urlsplit(endpoint)
+        known = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+    except ValueError:
+        known = False
+    if not known:
         raise ConfigError(
             "the endpoint is no address",
             "give https://host[:port]; keys go into access_key and secret_key",
             path=("s3", "endpoint"),
         )
-    if parts.scheme == "http" and not allow_http:
+    if endpoint.startswith("http:") and not allow_http:
         raise ConfigError(
             "the endpoint has no TLS: keys and events would go over the network in the open",
             "give an https:// endpoint, or set allow_http: true where the network is trusted",

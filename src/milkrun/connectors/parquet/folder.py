@@ -126,24 +126,27 @@ class FolderStore(Store):
                     os.close(descriptor)
 
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder and all above it durable; a process syncs each once, as it may have been made just before a crash."""
+        """Make a folder whose name is durable in the one above it, and so up to the root.
+
+        Each process syncs each name once, as one that is there may have been made just before a crash.
+        """
         if folder in self._synced:
             if folder.is_dir():
                 return
             # Someone removed it, and perhaps what is above it.
             self._synced.clear()
-        folder.mkdir(parents=True, exist_ok=True)
-        for each in (folder, *folder.parents):
-            if each in self._synced:
-                break
-            if each != folder:
-                _sync_folder(each)
-            if each == self._root:
-                _sync_folder(self._root.parent)
-                break
         if len(self._synced) >= _REMEMBERED:
             self._synced.clear()
-        self._synced.add(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        while folder not in self._synced:
+            self._synced.add(folder)
+            if folder == self._root:
+                # What is above the lake may not be ours to read.
+                with suppress(PermissionError):
+                    _sync_folder(folder.parent)
+                return
+            folder = folder.parent
+            _sync_folder(folder)
 
 
 def _put_in_place(staged: Path, target: Path) -> bool:

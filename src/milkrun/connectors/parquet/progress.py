@@ -21,7 +21,7 @@ from milkrun.plugin.sink import Events
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The newest cut that a sink began to write: the events `[start, end)`, sorted into folders by `partition_by`."""
+    """The newest cut that a sink began to write: the events `[start, end)`, and by what they were sorted into folders."""
 
     owner: str
     incarnation: str
@@ -29,16 +29,20 @@ class Note:
     start: int
     end: int
     partition_by: tuple[str, ...]
+    time_column: str | None
 
 
 class Progress:
     """The notes of one sink; reads each once, then writes only."""
 
-    def __init__(self, store: Store, place: str, owner: str, partition_by: Sequence[str]) -> None:
+    def __init__(
+        self, store: Store, place: str, owner: str, partition_by: Sequence[str], time_column: str | None
+    ) -> None:
         self._store = store
         self._place = place
         self._owner = owner
         self._partition_by = tuple(partition_by)
+        self._time_column = time_column
         self._notes: dict[tuple[TopicPartition, int], Note | None] = {}
 
     def begin(self, cut: Events) -> None:
@@ -47,7 +51,15 @@ class Progress:
         if key not in self._notes:
             self._notes[key] = self.newest(*key)
         before = self._notes[key]
-        note = Note(self._owner, cut.incarnation, cut.generation, cut.start, cut.end, self._partition_by)
+        note = Note(
+            self._owner,
+            cut.incarnation,
+            cut.generation,
+            cut.start,
+            cut.end,
+            self._partition_by,
+            self._time_column,
+        )
         if before == note:
             return
         if before is not None:
@@ -83,11 +95,11 @@ class Progress:
                 f"{self._place}: {partition} has come to offset {before.end} here, the log wants to write the cut from "
                 f"{note.start} to {note.end}; the log was restored from an older copy, or another log writes here"
             )
-        if before.partition_by != note.partition_by:
-            raise Refused(
-                f"{self._place}: partition_by was changed while the cut of {partition} from {note.start} to {note.end} was being "
-                f"written; set it back to {list(before.partition_by)} until that is done"
-            )
+        # The same cut: what differs from the note can only be how it is sorted into folders.
+        raise Refused(
+            f"{self._place}: the folders were changed while the cut of {partition} from {note.start} to {note.end} was being written; "
+            f"until that is done set back partition_by to {list(before.partition_by)}, time_column to {before.time_column}"
+        )
 
 
 def _name(partition: TopicPartition, generation: int) -> str:

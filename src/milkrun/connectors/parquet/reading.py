@@ -89,8 +89,10 @@ def _read(store: Store, name: str, parsed: FileName) -> pa.Table:
         raise
     except FileNotFoundError:
         raise Unreadable("it vanished while it was read") from None
-    except (pa.ArrowException, OSError):
-        raise Unreadable("it is no whole Parquet file") from None
+    except (pa.ArrowException, OSError) as error:
+        # Arrow reports damage as an OSError without a number; the system's have one.
+        reason = error.strerror if isinstance(error, OSError) and error.errno else None
+        raise Unreadable(f"it can't be read: {reason}" if reason else "it is no whole Parquet file") from None
     if set(table.column_names) != {PARTITION, OFFSET}:
         raise Unreadable(f"it lacks the columns {PARTITION} and {OFFSET}")
     table = pa.table({"partition": table.column(PARTITION), "offset": table.column(OFFSET)}).cast(

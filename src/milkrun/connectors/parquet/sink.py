@@ -110,7 +110,7 @@ class ParquetSink(Sink):
 
     def _new_progress(self) -> Progress:
         entries = [str(level) for level in self._planner.layout]
-        return Progress(self._store, self._place, self._planner.owner, entries)
+        return Progress(self._store, self._place, self._planner.owner, entries, self.config.time_column)
 
     def _outcome(self, file: PlannedFile) -> MilkrunError | None:
         try:

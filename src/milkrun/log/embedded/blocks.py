@@ -27,12 +27,12 @@ _local = threading.local()
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block ready to be stored; timestamps in Unix ms, `bytes` uncompressed."""
+    """A block ready to be stored; timestamps in Unix ms, `raw_bytes` before compression."""
 
     rows: int
     min_timestamp: int
     max_timestamp: int
-    bytes: int
+    raw_bytes: int
     data: bytes
     offsets: tuple[int, ...] | None = None
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -145,6 +146,21 @@ class Database:
         if not hasattr(self._local, "connection"):
             self._local.connection = self._connect()
         return self._local.connection  # type: ignore[no-any-return]
+
+    def rows(self, sql: str, bindings: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a query, read by this thread's connection; what SQLite raises comes as our errors."""
+        with explained(self.path):
+            return self.reader.execute(sql, bindings).fetchall()
+
+    def row(self, sql: str, bindings: Sequence[Any] = ()) -> Any:
+        """The first row as a tuple, or None."""
+        with explained(self.path):
+            return self.reader.execute(sql, bindings).fetchone()
+
+    def value(self, sql: str, bindings: Sequence[Any] = ()) -> Any:
+        """The first row's first column, or None."""
+        row = self.row(sql, bindings)
+        return None if row is None else row[0]
 
     def data_version(self) -> int:
         """A number that changes with each commit of any other connection."""

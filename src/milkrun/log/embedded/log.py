@@ -85,33 +85,27 @@ class EmbeddedLog(Log):
         self._ids.pop(name, None)
 
     def topics(self) -> list[TopicInfo]:
-        with explained(self._database.path):
-            return [
-                _info(*row)
-                for row in self._database.reader.execute("SELECT spec, incarnation FROM topic ORDER BY name")
-            ]
+        return [
+            _info(*row) for row in self._database.rows("SELECT spec, incarnation FROM topic ORDER BY name")
+        ]
 
     def topic(self, name: str) -> TopicInfo | None:
-        with explained(self._database.path):
-            row = self._database.reader.execute(
-                "SELECT spec, incarnation FROM topic WHERE name=?", (name,)
-            ).fetchone()
+        row = self._database.row("SELECT spec, incarnation FROM topic WHERE name=?", (name,))
         return _info(*row) if row else None
 
     def partition(self, topic: str, partition: int) -> PartitionInfo:
         topic_id = self._topic_id(topic)
-        with explained(self._database.path):
-            bounds = self._bounds(topic, topic_id, partition)
-            sums = self._database.reader.execute(
-                "SELECT coalesce(sum(rows), 0), coalesce(sum(size), 0) FROM block WHERE topic=? AND partition=?",
-                (topic_id, partition),
-            ).fetchone()
+        bounds = self._bounds(topic, topic_id, partition)
+        sums = self._database.row(
+            "SELECT coalesce(sum(rows), 0), coalesce(sum(size), 0) FROM block WHERE topic=? AND partition=?",
+            (topic_id, partition),
+        )
         return PartitionInfo(*bounds, *sums)
 
     def _bounds(self, topic: str, topic_id: int, partition: int) -> tuple[int, int]:
-        row = self._database.reader.execute(
+        row = self._database.row(
             "SELECT start, next FROM partition WHERE topic=? AND partition=?", (topic_id, partition)
-        ).fetchone()
+        )
         if row is None:
             self._ids.pop(topic, None)
             raise NotFound(f"there is no partition {partition} of topic {topic!r}")
@@ -120,14 +114,12 @@ class EmbeddedLog(Log):
     def _topic_id(self, name: str) -> int:
         return self._topic_ids(name)[0]
 
-    def _topic_ids(self, name: str) -> tuple[int, int]:
-        """A topic's key in the file and its number of partitions."""
-        if name not in self._ids:
-            with explained(self._database.path):
-                row = self._database.reader.execute(
-                    "SELECT id, spec FROM topic WHERE name=?", (name,)
-                ).fetchone()
+    def _topic_ids(self, name: str, *, anew: bool = False) -> tuple[int, int]:
+        """A topic's key in the file and its number of partitions; `anew` where what is remembered may be out of date."""
+        if anew or name not in self._ids:
+            row = self._database.row("SELECT id, spec FROM topic WHERE name=?", (name,))
             if row is None:
+                self._ids.pop(name, None)
                 raise NotFound(f"there is no topic {name!r}")
             self._ids[name] = (row[0], msgspec.json.decode(row[1], type=TopicSpec).partitions)
         return self._ids[name]
@@ -200,12 +192,11 @@ class EmbeddedLog(Log):
 
     def offset_at(self, topic: str, partition: int, timestamp: int) -> int:
         topic_id = self._topic_id(topic)
-        with explained(self._database.path):
-            _, end = self._bounds(topic, topic_id, partition)
-            row = self._database.reader.execute(
-                "SELECT base, sparse, data FROM block WHERE topic=? AND partition=? AND max_timestamp >= ? ORDER BY base LIMIT 1",
-                (topic_id, partition, timestamp),
-            ).fetchone()
+        _, end = self._bounds(topic, topic_id, partition)
+        row = self._database.row(
+            "SELECT base, sparse, data FROM block WHERE topic=? AND partition=? AND max_timestamp >= ? ORDER BY base LIMIT 1",
+            (topic_id, partition, timestamp),
+        )
         if row is None:
             return end
         events = blocks.decode(row[2], row[0], row[1], f"{topic}[{partition}]")
@@ -213,13 +204,12 @@ class EmbeddedLog(Log):
         return int(events.column("offset")[int(np.argmax(late.to_numpy(zero_copy_only=False)))].as_py())
 
     def waiting(self, topic: str, partition: int, offset: int) -> Waiting:
-        with explained(self._database.path):
-            row = self._database.reader.execute(
-                "SELECT coalesce(sum(min(rows, last - max(base, ?3) + 1)), 0), coalesce(sum(bytes), 0) FROM block "
-                "WHERE topic=?1 AND partition=?2 AND last >= ?3 AND base >= "
-                "coalesce((SELECT max(base) FROM block WHERE topic=?1 AND partition=?2 AND base <= ?3), ?3)",
-                (self._topic_id(topic), partition, offset),
-            ).fetchone()
+        row = self._database.row(
+            "SELECT coalesce(sum(min(rows, last - max(base, ?3) + 1)), 0), coalesce(sum(bytes), 0) FROM block "
+            "WHERE topic=?1 AND partition=?2 AND last >= ?3 AND base >= "
+            "coalesce((SELECT max(base) FROM block WHERE topic=?1 AND partition=?2 AND base <= ?3), ?3)",
+            (self._topic_id(topic), partition, offset),
+        )
         return Waiting(*row)
 
     def version(self) -> int:
@@ -238,33 +228,31 @@ class EmbeddedLog(Log):
                 self._changed.wait_for(lambda seen=commits: self._commits != seen, min(left, POLL_SECONDS))  # type: ignore[misc]
 
     def committed(self, group: str, topic: str, partition: int) -> int | None:
-        with explained(self._database.path):
-            return self._database.reader.execute(
-                "SELECT offset FROM consumer_offset WHERE grp=? AND topic=? AND partition=?",
-                (group, self._topic_id(topic), partition),
-            ).get
+        offset: int | None = self._database.value(
+            "SELECT offset FROM consumer_offset WHERE grp=? AND topic=? AND partition=?",
+            (group, self._topic_id(topic), partition),
+        )
+        return offset
 
     def get(self, store: str, key: str) -> bytes | None:
-        with explained(self._database.path):
-            return self._database.reader.execute(
-                "SELECT value FROM state WHERE store=? AND key=?", (store, key)
-            ).get
+        value: bytes | None = self._database.value(
+            "SELECT value FROM state WHERE store=? AND key=?", (store, key)
+        )
+        return value
 
     def scan(self, store: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
-        with explained(self._database.path):
-            rows = self._database.reader.execute(
-                "SELECT key, value FROM state WHERE store=?1 AND key >= ?2 AND substr(key, 1, length(?2)) = ?2 ORDER BY key",
-                (store, prefix),
-            ).fetchall()
+        rows = self._database.rows(
+            "SELECT key, value FROM state WHERE store=?1 AND key >= ?2 AND substr(key, 1, length(?2)) = ?2 ORDER BY key",
+            (store, prefix),
+        )
         return iter(rows)
 
     def ledger(self, pipeline: str | None = None, *, since_minute: int | None = None) -> pa.Table:
-        with explained(self._database.path):
-            found = self._database.reader.execute(
-                "SELECT * FROM ledger WHERE (?1 IS NULL OR pipeline = ?1) AND (?2 IS NULL OR minute >= ?2) "
-                "ORDER BY pipeline, topic, partition, minute, stage, party",
-                (pipeline, since_minute),
-            ).fetchall()
+        found = self._database.rows(
+            "SELECT * FROM ledger WHERE (?1 IS NULL OR pipeline = ?1) AND (?2 IS NULL OR minute >= ?2) "
+            "ORDER BY pipeline, topic, partition, minute, stage, party",
+            (pipeline, since_minute),
+        )
         columns = zip(*found, strict=True) if found else [()] * len(LEDGER_SCHEMA)
         return pa.table([list(column) for column in columns], schema=LEDGER_SCHEMA)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, Protocol
 
 import apsw
 import numpy as np
@@ -17,7 +18,7 @@ from milkrun.log.embedded.database import Database, explained
 from milkrun.log.protocol import Lease, Transaction
 from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.clock import Clock
-from milkrun.model.errors import Fatal, Fenced, NotFound, Refused
+from milkrun.model.errors import Fatal, Fenced, NotFound, Refused, Transient
 from milkrun.model.faults import reach
 from milkrun.model.ledger import LedgerEntry
 
@@ -38,6 +39,12 @@ VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 Step = Callable[[apsw.Connection], None]
 
 
+class TopicIds(Protocol):
+    """How to find a topic's key in the file and its number of partitions. NotFound where there is no such topic."""
+
+    def __call__(self, name: str, *, anew: bool = False) -> tuple[int, int]: ...
+
+
 class EmbeddedTransaction(Transaction):
     """Stages steps, then runs them in order between BEGIN IMMEDIATE and COMMIT."""
 
@@ -46,7 +53,7 @@ class EmbeddedTransaction(Transaction):
         database: Database,
         clock: Clock,
         lease: Lease | None,
-        topic_ids: Callable[[str], tuple[int, int]],
+        topic_ids: TopicIds,
         committed: Callable[[], None],
         failed: Callable[[Fatal], None],
     ) -> None:
@@ -70,23 +77,26 @@ class EmbeddedTransaction(Transaction):
                 f"records for {topic} have the columns {records.schema.names}, not {RECORD_SCHEMA.names}"
             )
         topic_id, partitions = self._topic_ids(topic)
+        if partition >= partitions:
+            topic_id, partitions = self._topic_ids(topic, anew=True)
         if not 0 <= partition < partitions:
             raise NotFound(f"topic {topic!r} has {partitions} partitions, there is no partition {partition}")
         ready = list(blocks.cut(records))
 
         def step(connection: apsw.Connection) -> None:
-            found = connection.execute(
+            found: Any = connection.execute(
                 "SELECT next FROM partition WHERE topic=? AND partition=?", (topic_id, partition)
             ).get
             if found is None:
-                raise NotFound(f"topic {topic!r} has been deleted")
-            base = found
+                self._topic_ids(topic, anew=True)
+                raise Transient(f"topic {topic!r} has just been created anew")
+            base: int = found
             for block in ready:
                 values = (
                     block.rows,
                     block.min_timestamp,
                     block.max_timestamp,
-                    block.bytes,
+                    block.raw_bytes,
                     len(block.data),
                     block.data,
                 )
@@ -103,7 +113,7 @@ class EmbeddedTransaction(Transaction):
 
         def step(connection: apsw.Connection) -> None:
             place = (group, topic_id, partition)
-            before = connection.execute(
+            before: Any = connection.execute(
                 "SELECT offset FROM consumer_offset WHERE grp=? AND topic=? AND partition=?", place
             ).get
             if before is not None and offset < before:

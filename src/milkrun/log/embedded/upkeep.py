@@ -96,11 +96,10 @@ def retain(database: Database, write: Callable[[], Writing], spec: TopicSpec, pl
     if spec.retention_seconds is None and spec.retention_bytes is None:
         return
     oldest = now - int(spec.retention_seconds * 1000) if spec.retention_seconds is not None else None
-    with explained(database.path):
-        kept = database.reader.execute(
-            "SELECT base, last, size, max_timestamp FROM block WHERE topic=? AND partition=? ORDER BY base",
-            (topic_id, partition),
-        ).fetchall()
+    kept = database.rows(
+        "SELECT base, last, size, max_timestamp FROM block WHERE topic=? AND partition=? ORDER BY base",
+        (topic_id, partition),
+    )
     size, start = sum(block[2] for block in kept), None
     for _, last, bytes_, newest in kept:
         too_old = oldest is not None and newest < oldest
@@ -121,9 +120,7 @@ def retain(database: Database, write: Callable[[], Writing], spec: TopicSpec, pl
 def compact(database: Database, write: Callable[[], Writing], place: Place, now: int) -> None:
     """Keep the last event of each key in all but the newest blocks, under their offsets; drop tombstones grown old."""
     old = _blocks(database, place)[:-FRESH_BLOCKS]
-    compacted = database.reader.execute(
-        "SELECT compacted FROM partition WHERE topic=? AND partition=?", place[1:]
-    ).get
+    compacted = database.value("SELECT compacted FROM partition WHERE topic=? AND partition=?", place[1:])
     if not old or old[-1][1] + 1 <= compacted:
         return
     latest: dict[bytes, int] = {}
@@ -179,11 +176,10 @@ def forget(database: Database, write: Callable[[], Writing], now: int) -> None:
     """Forget ids whose window is over."""
     scope, last = "", b""
     while True:
-        with explained(database.path):
-            rows = database.reader.execute(
-                "SELECT scope, id, expires FROM seen WHERE (scope, id) > (?, ?) ORDER BY scope, id LIMIT ?",
-                (scope, last, SEEN_AT_A_TIME),
-            ).fetchall()
+        rows = database.rows(
+            "SELECT scope, id, expires FROM seen WHERE (scope, id) > (?, ?) ORDER BY scope, id LIMIT ?",
+            (scope, last, SEEN_AT_A_TIME),
+        )
         if not rows:
             return
         over = [(row[0], row[1], now) for row in rows if row[2] <= now]
@@ -195,19 +191,17 @@ def forget(database: Database, write: Callable[[], Writing], now: int) -> None:
 
 def _blocks(database: Database, place: Place) -> list[tuple[int, int, int]]:
     """Base, last offset and rows of each block, ascending."""
-    with explained(database.path):
-        return database.reader.execute(
-            "SELECT base, last, rows FROM block WHERE topic=? AND partition=? ORDER BY base", place[1:]
-        ).fetchall()
+    return database.rows(
+        "SELECT base, last, rows FROM block WHERE topic=? AND partition=? ORDER BY base", place[1:]
+    )
 
 
 def _load(database: Database, place: Place, base: int) -> pa.RecordBatch:
     name, topic_id, partition = place
-    with explained(database.path):
-        data, sparse = database.reader.execute(
-            "SELECT data, sparse FROM block WHERE topic=? AND partition=? AND base=?",
-            (topic_id, partition, base),
-        ).fetchone()
+    data, sparse = database.row(
+        "SELECT data, sparse FROM block WHERE topic=? AND partition=? AND base=?",
+        (topic_id, partition, base),
+    )
     return blocks.decode(data, base, sparse, f"{name}[{partition}]")
 
 
@@ -221,7 +215,7 @@ def _replace(
         offsets = events.column("offset").to_numpy()
         records = pa.RecordBatch.from_arrays(events.columns[1:], schema=RECORD_SCHEMA)
         block = blocks.encode(records)
-        sizes = (block.rows, block.min_timestamp, block.max_timestamp, block.bytes, len(block.data))
+        sizes = (block.rows, block.min_timestamp, block.max_timestamp, block.raw_bytes, len(block.data))
         rewritten = (int(offsets[0]), int(offsets[-1]), *sizes, blocks.sparse_offsets(offsets), block.data)
     with write():
         database.writer.executemany(
