@@ -58,7 +58,7 @@ def _rabbitmq(kind: str) -> Bench:
     options = {"kind": kind}
     return Bench(
         f"rabbitmq-{kind}",
-        Run("bench.cases.rabbitmq:source", options),
+        Run("bench.cases.rabbitmq:source_to_log", options),
         30_000,
         5_000,
         Run("bench.cases.rabbitmq:bare_pika", options),

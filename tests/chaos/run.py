@@ -29,6 +29,7 @@ import structlog
 
 from milkrun.log.opening import open_log
 from milkrun.model.clock import SystemClock
+from milkrun.model.spec import ProjectSpec
 from milkrun.runtime.worker import Worker
 from tests.chaos import checker
 from tests.chaos.bugs import BUGS
@@ -56,6 +57,7 @@ STEPS = (
 """Where a worker may die; `delivery.recovering` and every step of a second start are deaths during recovery."""
 
 LIMIT_SECONDS = 30.0
+FINISH = "finish"
 KEYS = 5
 _process = multiprocessing.get_context("forkserver")
 _process.set_forkserver_preload(["tests.chaos.run"])
@@ -76,19 +78,17 @@ class Result:
         return all(verdict.good for verdict in self.verdicts.values())
 
 
-def worker_process(folder: str, entrance: Entrance, port: int, kill_at: str | None, bug: str | None) -> None:
-    """The body of the worker's process: runs until `finish` exists and everything is delivered, or until it dies."""
-    places = Places(Path(folder))
+def worker_process(spec: ProjectSpec, kill_at: str | None, bug: str | None) -> None:
+    """The body of a worker's process: runs until the file `finish` is there and everything is delivered, or until it dies."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    log = open_log(project(places, entrance, port).log, SystemClock())
+    log = open_log(spec.log, SystemClock())
     if bug:
         BUGS[bug]()
-    worker = Worker(project(places, entrance, port), log, SystemClock(), f"w{os.getpid()}")
+    worker = Worker(spec, log, SystemClock(), f"w{os.getpid()}")
     if kill_at:
         os.environ["MILKRUN_KILL_AT"] = kill_at
     worker.start()
-    finish = places.folder / "finish"
-    while not (finish.exists() and worker.idle):
+    while not ((spec.folder / FINISH).exists() and worker.idle):
         time.sleep(0.005)
         if worker.failure:
             break
@@ -96,6 +96,20 @@ def worker_process(folder: str, entrance: Entrance, port: int, kill_at: str | No
     worker.join(10)
     log.close()
     os._exit(0)
+
+
+def start_worker(spec: ProjectSpec, *, kill_at: str | None = None, bug: str | None = None) -> BaseProcess:
+    """A worker of the project in a process of its own, forked from one that has everything loaded."""
+    process = _process.Process(target=worker_process, args=(spec, kill_at, bug))
+    process.start()
+    return process
+
+
+def kill(process: BaseProcess) -> None:
+    """End the process by SIGKILL, unless it has ended."""
+    if process.exitcode is None and process.pid is not None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
 
 
 class Driver(threading.Thread):
@@ -202,7 +216,8 @@ def run(
     rng = random.Random(seed)
     places = Places(folder)
     chosen: Entrance = entrance or rng.choice(("files", "http"))
-    port = _free_port()
+    port = free_port()
+    spec = project(places, chosen, port)
     places.input.touch()
     places.journal.touch()
     driver = Driver(random.Random(rng.random()), places, chosen, port)
@@ -210,30 +225,18 @@ def run(
     deaths: list[str] = []
     for _ in range(rng.randint(1, 4)):
         step = f"{at or rng.choice(STEPS)}:{rng.choice((1, 1, 2, 3, 5, 8, 13))}"
-        process = _start(places, chosen, port, step, bug)
+        process = start_worker(spec, kill_at=step, bug=bug)
         process.join(rng.choice((0.25, 0.5, 0.8)))
         if process.exitcode is None:
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
             step = "anywhere"
-        process.join()
+        kill(process)
         deaths.append(step)
-    last = _start(places, chosen, port, None, bug)
+    last = start_worker(spec, bug=bug)
     driver.join(LIMIT_SECONDS)
-    (folder / "finish").touch()
+    (folder / FINISH).touch()
     last.join(patience)
-    if last.exitcode is None:
-        last.kill()
-        last.join()
+    kill(last)
     return Result(seed, chosen, tuple(deaths), len(checker.read_journal(places.journal)), _judge(places))
-
-
-def _start(
-    places: Places, entrance: Entrance, port: int, kill_at: str | None, bug: str | None
-) -> BaseProcess:
-    process = _process.Process(target=worker_process, args=(str(places.folder), entrance, port, kill_at, bug))
-    process.start()
-    return process
 
 
 def _judge(places: Places) -> dict[str, Verdict]:
@@ -250,7 +253,7 @@ def _judging(sending: Any, places: Places) -> None:
     sending.send(checker.check(places.journal, places.warehouse, places.lake))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

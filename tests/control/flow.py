@@ -48,6 +48,10 @@ class Flow:
         """Put events into the queue."""
         self.script.batches.append(received(list(values)))
 
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make its connectors those that are installed."""
+        install(monkeypatch, {"queue": queue_source(self.script)}, {"table": table_sink(self.target)})
+
     def run(self) -> Outcome:
         """Run until idle."""
         with Project(self.folder) as project:
@@ -63,9 +67,9 @@ def make_flow(
     keyed: bool = False,
 ) -> Flow:
     """A flow in `folder`, its connectors installed."""
-    script, target = SourceScript(), MemoryTarget(capabilities=capabilities, keyed=keyed)
-    install(monkeypatch, {"queue": queue_source(script)}, {"table": table_sink(target)})
+    flow = Flow(folder, SourceScript(), MemoryTarget(capabilities=capabilities, keyed=keyed))
+    flow.install(monkeypatch)
     (folder / "pipelines").mkdir(parents=True)
     (folder / "milkrun.yaml").write_text("name: shop\n")
     (folder / "pipelines" / "shop.yaml").write_text(pipeline)
-    return Flow(folder, script, target)
+    return flow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,18 +14,38 @@ import milkrun
 from milkrun.control.coordinator import Project, time_text
 from milkrun.control.dead import DeadFilter
 from milkrun.control.reading import moment_ms
+from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.errors import NotFound, OffsetOutOfRange, Refused
 from tests.control.flow import PIPELINE, Flow, event, make_flow
 
 
-@pytest.fixture
-def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flow:
+def filled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Flow:
     """Four orders, one of them twice; a click, which the sink filters; and two events that can't be taken."""
-    flow = make_flow(tmp_path / "shop", monkeypatch)
+    flow = make_flow(folder, monkeypatch)
     flow.give(event(1), event(2), event(3), event(3), event(4))
     flow.give(event(5, "click"), b"no json", event(6, "../x"))
     assert flow.run().ok
     return flow
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Flow:
+    """A run that the tests below only look at."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return filled(tmp_path_factory.mktemp("finished") / "shop", monkeypatch)
+
+
+@pytest.fixture
+def flow(finished: Flow, monkeypatch: pytest.MonkeyPatch) -> Flow:
+    """The finished run, with its connectors installed."""
+    finished.install(monkeypatch)
+    return finished
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flow:
+    """A run of the test's own, to change."""
+    return filled(tmp_path / "shop", monkeypatch)
 
 
 def test_nothing_has_run_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,18 +79,18 @@ def test_ledger_by_minute_sums_to_the_totals(flow: Flow) -> None:
             project.ledger(pipeline="other")
 
 
-def test_a_loss_and_a_double_make_the_ledger_uneven(flow: Flow) -> None:
-    """The log's offset says that two more events were done with than the ledger has."""
-    from milkrun.log.protocol import Log
-    from milkrun.model.batch import RECORD_SCHEMA
-
-    with Project(flow.folder) as project:
-        log: Log = project.log
+def test_an_event_that_nobody_counted_makes_the_ledger_uneven(own: Flow) -> None:
+    with Project(own.folder) as project:
+        log = project.log
         rows = [{"timestamp": datetime(2026, 1, 1, tzinfo=UTC), "headers": [], "value": event(9)}]
         with log.transaction() as transaction:
             transaction.append("shop.order", 0, pa.RecordBatch.from_pylist(rows, RECORD_SCHEMA))
         (row,) = [row for row in project.ledger().totals if row.topic == "shop.order"]
-        assert (row.sinks[0].in_flight, row.sinks[0].even, row.sinks[0].note) == (1, False, "1 events too many")
+        assert (row.sinks[0].in_flight, row.sinks[0].even, row.sinks[0].note) == (
+            1,
+            False,
+            "1 events too many",
+        )
         with log.transaction() as transaction:
             transaction.commit_offset("shop/out", "shop.order", 0, 5)
         (row,) = [row for row in project.ledger().totals if row.topic == "shop.order"]
@@ -90,31 +111,29 @@ def test_verify_compares_offset_by_offset(flow: Flow) -> None:
             project.verify(sink="nix")
 
 
-def test_verify_sees_what_is_missing_and_what_is_there_twice(flow: Flow) -> None:
-    (key, cut), *_ = [each for each in flow.target.cuts.items() if each[1].partition.topic == "shop.order"]
-    del flow.target.cuts[key]
+def test_verify_sees_what_is_missing_and_what_is_there_twice(own: Flow) -> None:
+    (key, cut), *_ = [each for each in own.target.cuts.items() if each[1].partition.topic == "shop.order"]
+    del own.target.cuts[key]
     gone = cut.batch.column("offset").to_pylist()
-    (other,) = [each for each in flow.target.cuts.values() if each.partition.topic == "shop.order"] or [None]
-    with Project(flow.folder) as project:
+    (other,) = [each for each in own.target.cuts.values() if each.partition.topic == "shop.order"] or [None]
+    with Project(own.folder) as project:
         (check,) = [each for each in project.verify().checks if each.topic == "shop.order"]
         assert check.missing_offsets == tuple(gone)
         assert not check.ok
         assert other is not None
-        flow.target.cuts[key] = cut
-        flow.target.cuts[(key[0], key[1], key[2], 99)] = other
+        own.target.cuts[key] = cut
+        own.target.cuts[(key[0], key[1], key[2], 99)] = other
         (check,) = [each for each in project.verify().checks if each.topic == "shop.order"]
         assert check.doubled_offsets == tuple(other.batch.column("offset").to_pylist())
         assert (check.missing, check.unexpected) == (0, 0)
 
 
-def test_verify_sees_what_must_not_be_there(flow: Flow) -> None:
-    (key, cut), *_ = [each for each in flow.target.cuts.items() if each[1].partition.topic == "shop.order"]
-    from dataclasses import replace
-
+def test_verify_sees_what_must_not_be_there(own: Flow) -> None:
+    (key, cut), *_ = [each for each in own.target.cuts.items() if each[1].partition.topic == "shop.order"]
     offsets = pa.array([0, 7], pa.int64())
     batch = pa.table({"offset": offsets, "value": pa.array([b"", b""])})
-    flow.target.cuts[(key[0], key[1], key[2], 98)] = replace(cut, batch=batch)
-    with Project(flow.folder) as project:
+    own.target.cuts[(key[0], key[1], key[2], 98)] = replace(cut, batch=batch)
+    with Project(own.folder) as project:
         (check,) = [each for each in project.verify().checks if each.topic == "shop.order"]
     assert (check.unexpected_offsets, check.doubled_offsets) == ((7,), (0,))
 
@@ -230,16 +249,16 @@ def test_moments() -> None:
 # -- schemas
 
 
-def test_inferring_from_a_topic(flow: Flow) -> None:
-    with Project(flow.folder) as project:
+def test_inferring_from_a_topic(own: Flow) -> None:
+    with Project(own.folder) as project:
         (found,) = project.infer("shop.order")
-        assert (found.type, found.events, found.path) == ("order", 4, flow.folder / "schemas" / "order.json")
-        document = json.loads((flow.folder / "schemas" / "order.json").read_text())
+        assert (found.type, found.events, found.path) == ("order", 4, own.folder / "schemas" / "order.json")
+        document = json.loads((own.folder / "schemas" / "order.json").read_text())
         assert document["properties"]["n"]["type"] in ("integer", ["integer", "null"])
         with pytest.raises(Refused, match="--force"):
             project.infer("shop.order")
         assert project.infer("shop.order", force=True)
-    with Project(flow.folder) as project:
+    with Project(own.folder) as project:
         assert "order" in project.spec.pipelines[0].schema.by_type
 
 

@@ -226,4 +226,3 @@ def _own_script(program: Path) -> str:
     """The broker's own start script: Debian's wrapper before it insists on root or the user `rabbitmq`."""
     script = program.resolve().parent / "rabbitmq-server"
     return str(script if script.is_file() else program)
-

@@ -95,7 +95,10 @@ def describe(config: type[Any]) -> list[OptionInfo]:
 
 
 def parse(config: type[T], raw: Mapping[str, Any], *, path: tuple[str | int, ...] = ()) -> T:
-    """A `config` from plain values. Raises ConfigErrors with every mistake, each with its path below `path`."""
+    """A `config` from plain values. Raises ConfigErrors with every mistake, each with its path below `path`.
+
+    What `config` itself raises (in `__post_init__`) has paths that begin at its own options.
+    """
     errors: list[ConfigError] = []
     hints = typing.get_type_hints(config, include_extras=True)
     fields = {item.name: item for item in dataclasses.fields(typing.cast(Any, config))}
@@ -123,7 +126,12 @@ def parse(config: type[T], raw: Mapping[str, Any], *, path: tuple[str | int, ...
             errors.append(error)
     if errors:
         raise ConfigErrors(errors)
-    return config(**values)
+    try:
+        return config(**values)
+    except (ConfigError, ConfigErrors) as error:
+        own = error.errors if isinstance(error, ConfigErrors) else [error]
+        below = [ConfigError(each.what, each.remedy, path=(*path, *each.path)) for each in own]
+        raise ConfigErrors(below) from None
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

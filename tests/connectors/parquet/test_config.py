@@ -58,20 +58,27 @@ def test_s3_options_are_read_and_secrets_stay_hidden() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "at", "said"),
     [
-        ({"url": "lake", "s3": {}}, "s3 is set, but url is a folder"),
-        ({"url": "s3://b", "s3": {"access_key": "k"}}, "one of access_key and secret_key is missing"),
-        ({"url": "s3://b", "s3": {"endpoint": "http://h:1"}}, "has no TLS"),
-        ({"url": "s3://b", "s3": {"endpoint": "https://[::1"}}, "the endpoint is no address"),
-        ({"url": "s3://b", "s3": {"endpoint": "h:1"}}, "the endpoint is no address"),
-        ({"url": "s3://b", "s3": {"endpoint": "https://k:p@h"}}, "the endpoint is no address"),
-        ({"url": "lake", "compression_level": 23}, "23 is out of range"),
-        ({"url": "lake", "partition_by": ["colour"]}, "'colour' is no path to a field"),
-        ({"url": "lake", "time_column": "placed_at"}, "'placed_at' is no path to a field"),
+        ({"url": "gs://b"}, "url", "is no place for Parquet files"),
+        ({"url": "lake", "s3": {}}, "s3", "s3 is set, but url is a folder"),
+        (
+            {"url": "s3://b", "s3": {"access_key": "k"}},
+            "s3",
+            "one of access_key and secret_key is missing",
+        ),
+        ({"url": "s3://b", "s3": {"endpoint": "http://h:1"}}, "s3.endpoint", "has no TLS"),
+        ({"url": "s3://b", "s3": {"endpoint": "h:1"}}, "s3.endpoint", "the endpoint is no address"),
+        ({"url": "s3://b", "s3": {"endpoint": "https://[::1"}}, "s3.endpoint", "the endpoint is no address"),
+        ({"url": "s3://b", "s3": {"endpoint": "https://k:p@h"}}, "s3.endpoint", "the endpoint is no address"),
+        ({"url": "lake", "compression_level": 23}, "compression_level", "23 is out of range"),
+        ({"url": "lake", "partition_by": ["colour"]}, "partition_by.0", "'colour' is no path to a field"),
+        ({"url": "lake", "time_column": "placed_at"}, "time_column", "'placed_at' is no path to a field"),
     ],
 )
-def test_mistakes(raw: dict[str, Any], said: str) -> None:
-    with pytest.raises((ConfigError, ConfigErrors)) as caught:
-        parse(ParquetConfig, raw)
-    assert said in str(caught.value)
+def test_mistakes_are_told_with_their_place(raw: dict[str, Any], at: str, said: str) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        parse(ParquetConfig, raw, path=("sinks", "lake"))
+    (error,) = caught.value.errors
+    assert ".".join(map(str, error.path)) == f"sinks.lake.{at}"
+    assert said in error.what

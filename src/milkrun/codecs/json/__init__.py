@@ -3,7 +3,28 @@
 What is accepted and what not is the same for every engine and stands, case by case, in `tests/codecs/json_cases.py`.
 """
 
+from milkrun.codecs.json.compatibility import incompatibilities
 from milkrun.codecs.json.decoding import MAX_DEPTH, Decoded, decode
+from milkrun.codecs.json.documents import check_schema
 from milkrun.codecs.json.faults import ERRORS_SCHEMA, Code
+from milkrun.codecs.json.inference import grown, infer
+from milkrun.codecs.json.picking import Picked, pick
+from milkrun.codecs.json.splitting import Split, split
+from milkrun.codecs.json.validation import Validator
 
-__all__ = ["ERRORS_SCHEMA", "MAX_DEPTH", "Code", "Decoded", "decode"]
+__all__ = [
+    "ERRORS_SCHEMA",
+    "MAX_DEPTH",
+    "Code",
+    "Decoded",
+    "Picked",
+    "Split",
+    "Validator",
+    "check_schema",
+    "decode",
+    "grown",
+    "incompatibilities",
+    "infer",
+    "pick",
+    "split",
+]

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from milkrun.codecs.json.builder import EMPTY, Builder, count_keys
 from milkrun.codecs.json.exact import Exact, convert
-from milkrun.codecs.json.faults import Code, RowError, errors_batch
+from milkrun.codecs.json.faults import RowError, errors_batch
 from milkrun.codecs.json.plan import Path, Plan, plan_for
 from milkrun.codecs.json.rest import count_unknown, rest_name, rest_of
 from milkrun.codecs.json.screen import Screen, as_binary, offsets_of, screen
@@ -26,7 +26,7 @@ from milkrun.codecs.json.text import parse
 from milkrun.model.schema import EventSchema
 
 MAX_DEPTH = 128
-_CHUNK_ROWS = 1_024
+_CHUNK_ROWS = 512
 _CHUNK_BYTES = 1 << 26
 _UNPARSED = (msgspec.MsgspecError, ValueError, RecursionError)
 
@@ -76,45 +76,49 @@ def decode_by(
     errors: dict[int, RowError] = {}
     unknown: Counter[Path] = Counter()
     duplicates = 0
-    schema = plan.schema
-    if rest:
-        schema = schema.append(pa.field(rest_name(schema.names), pa.string()))
     made: list[list[pa.Array]] = []
-    for start, size in _chunks(values):
-        chunk = _Chunk(plan, values.slice(start, size), max_depth, ignore_case)
+    for start, chunk in _chunks(plan, values, max_depth, ignore_case):
         columns = chunk.columns()
-        if rest:
-            columns.append(chunk.rest())
-        made.append(columns)
+        made.append([*columns, chunk.rest()] if rest else columns)
         errors.update((start + row, error) for row, error in chunk.errors.items())
         unknown.update(chunk.unknown)
         duplicates += chunk.duplicates
-    columns = [pa.concat_arrays(parts) for parts in zip(*made, strict=True)]
-    batch = pa.RecordBatch.from_struct_array(_rows_only(len(values))) if not columns else None
-    return Decoded(
-        batch if batch is not None else pa.RecordBatch.from_arrays(columns, schema=schema),
-        errors_batch(errors),
-        dict(unknown),
-        duplicates,
-    )
+    arrays = [pa.concat_arrays(parts) for parts in zip(*made, strict=True)]
+    batch = _batch(plan, arrays, len(values), rest=rest)
+    return Decoded(batch, errors_batch(errors), dict(unknown), duplicates)
 
 
-def _rows_only(rows: int) -> pa.StructArray:
-    """Rows of no columns, so that a schema without fields still tells how many there are."""
-    return pa.array([{}] * rows, pa.struct([]))
+def check_by(plan: Plan, values: pa.BinaryArray, max_depth: int) -> dict[int, RowError]:
+    """The rows that `decode_by` would refuse, and why."""
+    errors: dict[int, RowError] = {}
+    for start, chunk in _chunks(plan, values, max_depth, False):
+        chunk.columns()
+        errors.update((start + row, error) for row, error in chunk.errors.items())
+    return errors
 
 
-def _chunks(values: pa.BinaryArray) -> Iterator[tuple[int, int]]:
-    """Starts and sizes of the stretches decoded at a time: what Python holds beside the columns is bounded by them."""
+def _batch(plan: Plan, arrays: list[pa.Array], rows: int, *, rest: bool) -> pa.RecordBatch:
+    if not arrays:
+        # A batch without columns knows its rows only if it comes from a struct.
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+    schema = plan.schema
+    if rest:
+        schema = schema.append(pa.field(rest_name(schema.names), pa.string()))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _chunks(
+    plan: Plan, values: pa.BinaryArray, max_depth: int, ignore_case: bool
+) -> Iterator[tuple[int, _Chunk]]:
+    """The stretches decoded at a time (one at least) and where they start; what Python holds beside the columns is bounded by them."""
     offsets = offsets_of(values)
     start = 0
     while start < len(values) or start == 0:
-        size = min(_CHUNK_ROWS, len(values) - start)
-        fitting = (
-            int(np.searchsorted(offsets[start : start + size + 1], int(offsets[start]) + _CHUNK_BYTES)) - 1
-        )
-        size = min(size, max(1, fitting)) if size else 0
-        yield start, size
+        end = min(start + _CHUNK_ROWS, len(values))
+        limit = int(offsets[start]) + _CHUNK_BYTES
+        fitting = int(np.searchsorted(offsets[start + 1 : end + 1], limit, side="right"))
+        size = min(end - start, max(1, fitting))
+        yield start, _Chunk(plan, values.slice(start, size), max_depth, ignore_case)
         start += max(1, size)
 
 
@@ -268,6 +272,3 @@ def nulled(column: pa.Array, failed: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.
     if pa.types.is_list(kind):
         return pa.ListArray.from_arrays(column.offsets, column.values, type=kind, mask=pa.array(mask))
     return pc.if_else(pa.array(mask), pa.scalar(None, kind), column)
-
-
-__all__ = ["MAX_DEPTH", "Code", "Decoded", "decode", "decode_by", "parse_each"]

@@ -1,129 +1,224 @@
-"""A few scalars from each body, for routing, without keeping the rest; every body is still checked to be a sound JSON object.
+"""`pick`: scalars at a few paths as strings, each row fully checked, without decoding the rest.
 
-msgspec reads the wanted fields and skips the others. What it lets through in what it skips (invalid UTF-8) or refuses with little to
-say goes row by row through the strict parser, which has the last word.
+msgspec skips what isn't asked for and checks its syntax; the one thing it doesn't look at there, UTF-8, Arrow checks for the whole
+column. Rows that don't fit the quick way go to `text.parse`, which decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from milkrun.codecs.json.errors import RowError, Undecodable, error_batch
-from milkrun.codecs.json.parsing import MAX_DEPTH, Parser
+from milkrun.codecs.json.decoding import MAX_DEPTH, parse_each
+from milkrun.codecs.json.faults import RowError, errors_batch
+from milkrun.codecs.json.screen import as_binary, screen
+from milkrun.codecs.json.text import Number, parse
 
-_BOM = b"\xef\xbb\xbf"
+Path = tuple[str, ...]
+
+_CHUNK_ROWS = 1_024
+_QUOTE = 0x22
 _TEXT = msgspec.json.Decoder(str)
-Tree = dict[str, "Tree"]
 
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """One column of strings a path: texts as they are, numbers and booleans as the body writes them, null for anything else.
-    Rows in `errors` (`ERROR_SCHEMA`) are null in all columns."""
+    """A column of strings for each path, and the rows that are no JSON objects (`ERRORS_SCHEMA`; null in all columns)."""
 
     columns: list[pa.StringArray]
     errors: pa.RecordBatch
 
 
-def pick(values: pa.BinaryArray, paths: Sequence[tuple[str, ...]], *, max_depth: int = MAX_DEPTH) -> Picked:
-    """The scalars at these paths of each body (null bodies give nulls)."""
-    suspects = _suspects(values, max_depth)
-    parser = Parser(max_depth=max_depth)
-    decode = _decoder(paths)
+def pick(
+    values: pa.BinaryArray | pa.ChunkedArray, paths: Sequence[Path], *, max_depth: int = MAX_DEPTH
+) -> Picked:
+    """Scalars at paths, each a sequence of field names.
+
+    Strings come as they are, numbers and booleans as their JSON text; objects, arrays, null and what isn't there come as null. Each
+    row is checked as `decode` does before it looks at types; a null value gives nulls and no error.
+    """
+    values = as_binary(values)
+    picker = _picker(tuple(tuple(path) for path in paths))
+    columns: list[list[str | None]] = [[] for _ in paths]
     errors: dict[int, RowError] = {}
-    found: list[tuple[str | None, ...]] = []
-    nothing = (None,) * len(paths)
-    for row, body in enumerate(values.to_pylist()):
-        if body is None:
-            found.append(nothing)
-            continue
-        try:
-            if row in suspects:
-                parser.parse(body)
-            found.append(decode(body))
-        except (msgspec.DecodeError, Undecodable, RecursionError):
-            try:
-                parser.parse(body)
-                found.append(decode(body.removeprefix(_BOM)))
-            except Undecodable as error:
-                errors[row] = error.row_error()
-                found.append(nothing)
-    columns = zip(*found, strict=True) if found and paths else [()] * len(paths)
-    return Picked([pa.array(column, pa.string()) for column in columns], error_batch(errors))
+    suspect = _suspects(values, max_depth)
+    for start in range(0, len(values), _CHUNK_ROWS):
+        items = values.slice(start, _CHUNK_ROWS).to_pylist()
+        picked = picker.pick(
+            items, {row - start for row in suspect if start <= row < start + len(items)}, max_depth
+        )
+        for column, more in zip(columns, picked.columns, strict=True):
+            column.extend(more)
+        errors.update((start + row, error) for row, error in picked.errors.items())
+    return Picked([pa.array(column, pa.string()) for column in columns], errors_batch(errors))
 
 
-def _suspects(values: pa.BinaryArray, max_depth: int) -> frozenset[int]:
-    """Rows that need the strict parser's word: no UTF-8, an escape that may be a surrogate, perhaps too deep."""
+def _suspects(values: pa.BinaryArray, max_depth: int) -> list[int]:
+    """Rows that msgspec must not see (depth) or would not look at closely enough (UTF-8 in what it skips)."""
+    deep = screen(values, max_depth).deep
+    suspect = set(deep.nonzero()[0].tolist())
     try:
         values.cast(pa.string())
     except pa.ArrowInvalid:
-        return frozenset(range(len(values)))
-    opened = pc.add(pc.count_substring(values, "["), pc.count_substring(values, "{"))
-    odd = pc.or_(pc.greater(opened, max_depth), pc.match_substring(values, "\\ud", ignore_case=True))
-    return frozenset(np.flatnonzero(odd.fill_null(False).to_numpy(zero_copy_only=False)).tolist())
+        suspect.update(row for row, item in enumerate(values.to_pylist()) if item and not _is_utf8(item))
+    return sorted(suspect)
 
 
-def _decoder(paths: Sequence[tuple[str, ...]]) -> Callable[[bytes], tuple[str | None, ...]]:
-    """A function from a body to the texts at the paths; msgspec.DecodeError where msgspec refuses the body."""
-    tree: Tree = {}
+def _is_utf8(item: bytes) -> bool:
+    try:
+        item.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@dataclass
+class _Chunk:
+    columns: list[list[str | None]]
+    errors: dict[int, RowError]
+
+
+@dataclass(frozen=True)
+class _Picker:
+    """Decoders made for a set of paths.
+
+    `quick` takes strings at the paths, `raw` anything; both are None where one path leads through another. `attributes` name a
+    path's place in what they give, and `blank` is what stands for a row that isn't there.
+    """
+
+    paths: tuple[Path, ...]
+    quick: Callable[[bytes], Any] | None
+    raw: Callable[[bytes], Any] | None
+    attributes: tuple[tuple[str, ...], ...]
+    blank: Any
+
+    def pick(self, items: list[bytes | None], suspect: set[int], max_depth: int) -> _Chunk:
+        """The strings of one chunk; `suspect` rows go the slow way."""
+        quick = self.quick
+        found: list[Any]
+        if quick is None:
+            found = [None] * len(items)
+        else:
+            seen = [b"" if row in suspect else item for row, item in enumerate(items)] if suspect else items
+            found = parse_each(quick, seen)
+        left = [row for row, each in enumerate(found) if each is None]
+        for row in left:
+            found[row] = self.blank
+        columns = [_follow(found, attributes) for attributes in self.attributes]
+        chunk = _Chunk(columns, {})
+        for row in left:
+            item = items[row]
+            if item is not None:
+                self._pick_slowly(row, item, row in suspect, max_depth, chunk)
+        return chunk
+
+    def _pick_slowly(self, row: int, item: bytes, suspect: bool, max_depth: int, chunk: _Chunk) -> None:
+        texts = None if suspect or self.raw is None else self._from_raw(item, self.raw)
+        if texts is None:
+            try:
+                members = parse(item, max_depth).members
+            except RowError as error:
+                chunk.errors[row] = error
+                return
+            texts = [_scalar_at(members, path) for path in self.paths]
+        for column, text in zip(chunk.columns, texts, strict=True):
+            column[row] = text
+
+    def _from_raw(self, item: bytes, raw: Callable[[bytes], Any]) -> list[str | None] | None:
+        try:
+            found = [raw(item)]
+            return [_raw_text(_follow(found, attributes)[0]) for attributes in self.attributes]
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+
+
+def _follow(found: Iterable[Any], attributes: tuple[str, ...]) -> list[Any]:
+    """What stands at a path of attributes; None where the way breaks off."""
+    *outer, last = attributes
+    each = found
+    for name in outer:
+        each = [None if one is None else getattr(one, name) for one in each]
+    if not outer:
+        return list(map(attrgetter(last), each))
+    return [None if one is None else getattr(one, last) for one in each]
+
+
+def _raw_text(raw: msgspec.Raw | None) -> str | None:
+    text = bytes(raw) if raw is not None else b""
+    if not text or text[0] in b"{[n":
+        return None
+    if text[0] != _QUOTE:
+        return text.decode()
+    return _TEXT.decode(text) if b"\\" in text else text[1:-1].decode()
+
+
+def _scalar_at(members: Any, path: Path) -> str | None:
+    value = members
+    for step in path:
+        value = value.get(step) if isinstance(value, dict) else None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Number):
+        return value.text
+    return value if isinstance(value, str) else None
+
+
+@lru_cache(maxsize=256)
+def _picker(paths: tuple[Path, ...]) -> _Picker:
+    tree: dict[str, Any] = {}
     for path in paths:
-        node = tree
-        for step in path:
-            node = node.setdefault(step, {})
-    decode = msgspec.json.Decoder(_struct(tree)).decode
-    places = [_places(tree, path) for path in paths]
-
-    def texts(body: bytes) -> tuple[str | None, ...]:
-        root = decode(body)
-        return tuple([_follow(root, place) for place in places])
-
-    return texts
-
-
-def _struct(tree: Tree) -> type[msgspec.Struct]:
-    """A struct with the tree's steps as fields f0, f1, ...: leaves are raw JSON, inner nodes structs or whatever else stands there."""
-    fields: list[tuple[str, Any, Any]] = []
-    for index, (_, inner) in enumerate(tree.items()):
-        kind: Any = (
-            _struct(inner) | str | int | float | bool | list[msgspec.Raw] | None if inner else msgspec.Raw
-        )
-        fields.append((f"f{index}", kind, None))
-    return msgspec.defstruct(
-        "Node", fields, rename={f"f{index}": step for index, step in enumerate(tree)}, gc=False
+        if not path or not _grow(tree, path):
+            # One path leads through another, or to the event itself: no struct says that.
+            return _Picker(paths, None, None, tuple(("none",) for _ in paths), _NOTHING)
+    quick, attributes = _struct(tree, str | None, None)
+    raw, _ = _struct(tree, msgspec.Raw, msgspec.Raw())
+    return _Picker(
+        paths,
+        msgspec.json.Decoder(quick).decode,
+        msgspec.json.Decoder(raw).decode,
+        tuple(attributes[path] for path in paths),
+        quick(),
     )
 
 
-def _places(tree: Tree, path: tuple[str, ...]) -> tuple[str, ...]:
-    """The struct attributes that lead to the path's end."""
-    places, node = [], tree
-    for step in path:
-        places.append(f"f{list(node).index(step)}")
-        node = node[step]
-    return tuple(places)
+class _Nothing(msgspec.Struct):
+    none: None = None
 
 
-def _follow(node: Any, place: tuple[str, ...]) -> str | None:
-    for attribute in place:
-        node = getattr(node, attribute, None)
-    if isinstance(node, msgspec.Raw):
-        return _scalar(bytes(node))
-    # A path that ends where another goes on: the value is decoded already.
-    if isinstance(node, str):
-        return node
-    if isinstance(node, bool | int | float):
-        return msgspec.json.encode(node).decode()
-    return None
+_NOTHING = _Nothing()
 
 
-def _scalar(raw: bytes) -> str | None:
-    first = raw[0]
-    if first == 0x22:
-        return raw[1:-1].decode() if b"\\" not in raw else _TEXT.decode(raw)
-    return raw.decode() if first not in b"[{n" else None
+def _grow(tree: dict[str, Any], path: Path) -> bool:
+    """Add a path to the tree of names; False where it and another can't both be in it."""
+    for step in path[:-1]:
+        tree = tree.setdefault(step, {})
+        if tree is _LEAF:
+            return False
+    return tree.setdefault(path[-1], _LEAF) is _LEAF
+
+
+_LEAF: dict[str, Any] = {}
+"""Marks the end of a path by its identity."""
+
+
+def _struct(tree: dict[str, Any], leaf: Any, default: Any) -> tuple[Any, dict[Path, tuple[str, ...]]]:
+    """A struct type that picks the tree's leaves, and each path's attributes in it."""
+    members: list[tuple[str, Any, Any]] = []
+    attributes: dict[Path, tuple[str, ...]] = {}
+    for index, (name, below) in enumerate(tree.items()):
+        attribute = f"f{index}"
+        if below is _LEAF:
+            members.append((attribute, leaf, default))
+            attributes[(name,)] = (attribute,)
+            continue
+        kind, inner = _struct(below, leaf, default)
+        members.append((attribute, kind | None, None))
+        attributes |= {(name, *path): (attribute, *rest) for path, rest in inner.items()}
+    rename = {attribute: name for (attribute, _, _), name in zip(members, tree, strict=True)}
+    return msgspec.defstruct("Picked", members, rename=rename, gc=False), attributes

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from milkrun.codecs.json.plan import ITEM, Node, Path, Shape
+from milkrun.codecs.json.plan import Node, Path, Shape
 from milkrun.codecs.json.text import BOM
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -68,6 +68,3 @@ def count_unknown(value: Any, node: Node, counter: Counter[Path]) -> None:
                 count_unknown(member, child, counter)
             elif member is not None and member != []:
                 counter[(*node.path, name)] += 1
-
-
-__all__ = ["ITEM", "count_unknown", "rest_name", "rest_of"]

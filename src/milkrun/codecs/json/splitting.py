@@ -1,32 +1,77 @@
-"""A body of many events to the events' own bytes, untouched: a JSON array's elements, or the lines of NDJSON."""
+"""A body that holds several events, cut into the bytes of each, which stay as they were sent.
+
+Nothing is decoded: what an event holds is checked where it is decoded or picked from.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 import pyarrow as pa
 
-from milkrun.codecs.json.errors import Undecodable
+from milkrun.codecs.json.decoding import MAX_DEPTH
+from milkrun.codecs.json.faults import Code, RowError
+from milkrun.codecs.json.text import BOM, WHITE, check_depth
+from milkrun.model.errors import Refused
 
-_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The events' bytes, in the body's order. That each is a sound object is for `pick` or `decode` to say."""
+    """The events in order, faulty ones included, and why some must not be taken: (row, code, message)."""
 
     values: pa.BinaryArray
+    faults: list[tuple[int, str, str]]
 
 
-def split_array(body: bytes) -> Split:
-    """The elements of a JSON array. Undecodable where the body is no array."""
+def split(
+    body: bytes,
+    *,
+    kind: Literal["json", "lines"] = "json",
+    max_events: int = 10_000,
+    max_event_bytes: int = 1 << 20,
+    max_depth: int = MAX_DEPTH,
+) -> Split:
+    """Cut a body: `json` is one event or an array of them, `lines` an event a line (NDJSON), blank lines left out.
+
+    Refused where the body as a whole can't be cut, or holds too many events.
+    """
+    body = body.removeprefix(BOM)
+    items = _lines(body) if kind == "lines" else _items(body)
+    if len(items) > max_events:
+        raise Refused(f"the body holds {len(items)} events; send at most {max_events} at once")
+    return Split(pa.array(items, pa.binary()), list(_faults(items, max_event_bytes, max_depth)))
+
+
+def _lines(body: bytes) -> list[bytes]:
+    lines = (line.removesuffix(b"\r") for line in body.split(b"\n"))
+    return [line for line in lines if line.strip(WHITE)]
+
+
+def _items(body: bytes) -> list[bytes]:
+    if body.lstrip(WHITE)[:1] != b"[":
+        return [body]
     try:
-        return Split(pa.array([bytes(raw) for raw in _ARRAY.decode(body)], pa.binary()))
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Undecodable("syntax", f"a JSON array is due: {error}") from None
+        return [bytes(raw) for raw in _ITEMS.decode(body)]
+    except RecursionError:
+        raise Refused(f"an event of the array is nested too deep; at most {MAX_DEPTH} levels") from None
+    except (msgspec.MsgspecError, ValueError):
+        raise Refused("the body is no JSON array; send an array of objects, or one object a line") from None
 
 
-def split_lines(body: bytes) -> Split:
-    """The lines of NDJSON that aren't blank."""
-    return Split(pa.array([line for line in body.split(b"\n") if line.strip()], pa.binary()))
+def _faults(items: Iterable[bytes], max_event_bytes: int, max_depth: int) -> Iterable[tuple[int, str, str]]:
+    for row, item in enumerate(items):
+        if len(item) > max_event_bytes:
+            yield row, "too_large", f"{len(item)} bytes; an event may have at most {max_event_bytes}"
+        elif not item.lstrip(WHITE).startswith(b"{"):
+            blank = not item.strip(WHITE)
+            yield row, str(Code.EMPTY if blank else Code.NOT_OBJECT), "expected a JSON object"
+        else:
+            try:
+                check_depth(item, max_depth, 0)
+            except RowError as error:
+                yield row, str(error.code), error.message

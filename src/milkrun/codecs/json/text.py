@@ -50,7 +50,7 @@ def parse(value: bytes, max_depth: int) -> Parsed:
     if not body.strip(WHITE):
         raise RowError(Code.EMPTY, "expected a JSON object, found nothing", offset=len(value))
     text = _decoded(body, skipped)
-    _check_depth(body, max_depth, skipped)
+    check_depth(body, max_depth, skipped)
     duplicates = [0]
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -102,7 +102,8 @@ def _decoded(body: bytes, skipped: int) -> str:
         raise RowError(Code.UTF8, "not valid UTF-8", offset=skipped + error.start) from None
 
 
-def _check_depth(body: bytes, max_depth: int, skipped: int) -> None:
+def check_depth(body: bytes, max_depth: int, skipped: int) -> None:
+    """Raise RowError where brackets outside of strings nest deeper; `skipped` bytes stand before `body`."""
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return
     depth = 0

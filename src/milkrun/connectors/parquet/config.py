@@ -29,9 +29,7 @@ class S3Options:
 
     def __post_init__(self) -> None:
         if (self.access_key is None) != (self.secret_key is None):
-            raise ConfigError(
-                "one of access_key and secret_key is missing", "give both or neither", path=("s3",)
-            )
+            raise ConfigError("one of access_key and secret_key is missing", "give both or neither")
         if self.endpoint is not None:
             _check_endpoint(self.endpoint, allow_http=self.allow_http)
 
@@ -121,11 +119,11 @@ def _check_endpoint(endpoint: str, *, allow_http: bool) -> None:
         raise ConfigError(
             "the endpoint is no address",
             "give https://host[:port]; keys go into access_key and secret_key",
-            path=("s3", "endpoint"),
+            path=("endpoint",),
         )
     if endpoint.startswith("http:") and not allow_http:
         raise ConfigError(
             "the endpoint has no TLS: keys and events would go over the network in the open",
             "give an https:// endpoint, or set allow_http: true where the network is trusted",
-            path=("s3", "endpoint"),
+            path=("endpoint",),
         )

@@ -23,7 +23,7 @@ from milkrun.connectors.parquet.planning import ParquetPlan, PlannedFile, Planne
 from milkrun.connectors.parquet.progress import Progress
 from milkrun.connectors.parquet.store import Store
 from milkrun.model.batch import TopicPartition
-from milkrun.model.errors import GapError, MilkrunError, Transient
+from milkrun.model.errors import Fatal, GapError, MilkrunError, Transient
 from milkrun.model.faults import reach
 from milkrun.model.spec import CutSpec
 from milkrun.plugin import (
@@ -102,8 +102,7 @@ class ParquetSink(Sink):
             outcomes = list(pool.map(self._outcome, plan.files))
         failures = [outcome for outcome in outcomes if outcome is not None]
         if failures:
-            # What trying again can't cure comes first.
-            raise min(failures, key=lambda failure: isinstance(failure, Transient))
+            raise min(failures, key=_urgency)
 
     def audit(self, topic: str) -> pa.Table:
         return reading.audit(self._store, self._place, self._progress, topic, self.config.parallel)
@@ -140,3 +139,8 @@ class ParquetSink(Sink):
                 "damaged, or the log was: restore the file, or move it away to have it written anew"
             )
         _log.info("parquet.written_before", file=file.name, rows=file.table.num_rows)
+
+
+def _urgency(failure: MilkrunError) -> int:
+    """What ends the process comes first, then what a person must cure, then what trying again may."""
+    return 0 if isinstance(failure, Fatal) else 2 if isinstance(failure, Transient) else 1

@@ -124,7 +124,9 @@ def parse_url(url: Secret) -> Address:
     if not parts.hostname:
         raise _wrong("names no host")
     if parts.query or parts.fragment:
-        raise _wrong("has something after ? or #", "set options beside the url, and write %3F and %23 in names")
+        raise _wrong(
+            "has something after ? or #", "set options beside the url, and write %3F and %23 in names"
+        )
     user, password = _login(parts)
     tls = parts.scheme == "amqps"
     return Address(parts.hostname, port or (5671 if tls else 5672), _vhost(parts.path), user, password, tls)
@@ -171,9 +173,7 @@ def check(config: RabbitMQConfig) -> Address:
             ConfigError("certificates are set, but the url is amqp://", "write amqps://", path=("tls",))
         )
     if config.tls is not None and (config.tls.cert is None) != (config.tls.key is None):
-        errors.append(
-            ConfigError("only one of cert and key is set", "set both, or none", path=("tls",))
-        )
+        errors.append(ConfigError("only one of cert and key is set", "set both, or none", path=("tls",)))
     if errors or address is None:
         raise ConfigErrors(errors)
     return address
@@ -191,7 +191,9 @@ def _queue_errors(config: RabbitMQConfig) -> Iterator[ConfigError]:
     for queue, declaration in config.declare.items():
         if queue not in queues:
             yield ConfigError(
-                f"{queue!r} is none of the queues", "declare only what `queues` names", path=("declare", queue)
+                f"{queue!r} is none of the queues",
+                "declare only what `queues` names",
+                path=("declare", queue),
             )
         if declaration.type == "quorum" and not declaration.durable:
             yield ConfigError(
@@ -201,7 +203,9 @@ def _queue_errors(config: RabbitMQConfig) -> Iterator[ConfigError]:
             )
 
 
-def parameters(config: RabbitMQConfig, address: Address, folder: Path, name: str) -> pika.ConnectionParameters:
+def parameters(
+    config: RabbitMQConfig, address: Address, folder: Path, name: str
+) -> pika.ConnectionParameters:
     """What pika needs to connect. ConfigError where a certificate's file can't be used."""
     context = _context(config.tls or TLSFiles(), folder) if address.tls else None
     return pika.ConnectionParameters(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 from pika import ConnectionParameters, SelectConnection
+from pika.adapters.select_connection import IOLoop
 from pika.exceptions import InvalidFrameError
 from pika.frame import decode_frame
 
@@ -155,11 +156,14 @@ class DeliveryConnection(SelectConnection):
         self,
         parameters: ConnectionParameters,
         on_deliveries: Callable[[list[Delivery]], None],
-        **callbacks: Callable[..., object],
+        *,
+        loop: IOLoop,
+        on_open: Callable[[SelectConnection], object],
+        on_lost: Callable[[SelectConnection, BaseException], object],
     ) -> None:
         self._on_deliveries = on_deliveries
         self._frames: Frames | None = None
-        super().__init__(parameters, **cast(Any, callbacks))
+        super().__init__(parameters, on_open, on_lost, on_lost, loop)
 
     def _on_data_available(self, data_in: bytes) -> None:
         pika = cast(Any, super())

@@ -1,0 +1,79 @@
+"""Memory while many events flow: what a source gives is committed to the log and delivered to Parquet, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.cases.log import batches
+from bench.cases.sinks import check_lake
+from bench.measuring import Measured, Stopwatch, Work, rss_mb
+from bench.pipelines import PIPELINE, TOPIC, await_delivered, project, running, sink, source
+from milkrun.log.protocol import Log
+from milkrun.model.batch import no_headers
+from milkrun.model.clock import SystemClock
+from milkrun.plugin.source import Received
+from milkrun.runtime.ingest import Ingest
+from milkrun.runtime.registry import source_class
+from milkrun.runtime.stores import party_key
+
+AHEAD = 200_000
+"""Events that the log may hold undelivered, so that all of the flow is measured and not only its last part."""
+
+QUARTERS = 4
+
+
+def flow(work: Work) -> Measured:
+    """`rss_mb` in the extra keys: MB resident once 25, 50, 75 and 100 % of the events are delivered."""
+    entrance = source("files", {"paths": ["none"]})
+    whole = project(work.folder, work.folder / "log.db", sinks=(sink("lake", "parquet", {"url": "lake"}),))
+    with Stopwatch() as watch, running(whole) as (worker, log):
+        pipeline = whole.pipelines[0]
+        ingest = Ingest(pipeline, entrance, source_class(entrance.connector).capabilities, log, SystemClock())
+        samples = _Samples(log, work.events)
+        for received in _received(work.events):
+            ingest.commit(received)
+            samples.hold_back()
+        while not samples.complete:
+            samples.look()
+            await_delivered(worker, log, samples.next_quarter, "lake")
+    check_lake(work.folder / "lake", work.events)
+    return watch.measured(work.events, extra={"rss_mb": samples.taken})
+
+
+class _Samples:
+    """Takes a sample whenever a further quarter of the events is delivered."""
+
+    def __init__(self, log: Log, events: int) -> None:
+        self.taken: list[float] = []
+        self._log = log
+        self._events = events
+
+    @property
+    def complete(self) -> bool:
+        return len(self.taken) == QUARTERS
+
+    @property
+    def next_quarter(self) -> int:
+        """Events delivered by which the next sample is due."""
+        return self._events * min(len(self.taken) + 1, QUARTERS) // QUARTERS
+
+    def look(self) -> int:
+        """Take the samples that are due; the events delivered."""
+        delivered = self._log.committed(party_key(PIPELINE, "lake"), TOPIC, 0) or 0
+        while not self.complete and delivered >= self.next_quarter:
+            self.taken.append(round(rss_mb(), 1))
+        return delivered
+
+    def hold_back(self) -> None:
+        """Wait while the log is more than `AHEAD` events ahead of the sink."""
+        version = self._log.version()
+        while self._log.partition(TOPIC, 0).end - self.look() > AHEAD:
+            version = self._log.wait(version, 0.2)
+
+
+def _received(events: int) -> Iterator[Received]:
+    """`events` events as a source gives them."""
+    done = 0
+    for batch in batches(events):
+        done += batch.num_rows
+        yield Received(batch.column("value"), no_headers(batch.num_rows), position=done)

@@ -1,0 +1,80 @@
+"""RabbitMQ to the log beside a bare pika consumer: the same full queue, the same prefetch, acknowledgements of many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pika
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+from bench.load import run
+from bench.load.rabbitmq_publisher import Order, Told
+from bench.measuring import Measured, Stopwatch, Work
+from bench.pipelines import await_appended, project, running, source
+
+PREFETCH = 1_000
+"""The RabbitMQ source's default."""
+
+
+def source_to_log(work: Work) -> Measured:
+    """Ours: a worker with a RabbitMQ source, from its start until the last message is durable."""
+    with _full_queue(work) as queue:
+        config = {"url": work.options["url"], "queues": [queue], "prefetch": PREFETCH}
+        whole = project(work.folder, work.folder / "log.db", sources=(source("rabbitmq", config),))
+        with Stopwatch() as watch, running(whole) as (worker, log):
+            await_appended(worker, log, work.events)
+            seconds = watch.elapsed
+    return watch.measured(work.events, seconds=seconds)
+
+
+def bare_pika(work: Work) -> Measured:
+    """The reference: pika's callback counts, and acknowledges half a prefetch at a time."""
+    with _full_queue(work) as queue:
+        consumer = _Consumer(work.options["url"], queue, work.events)
+        with Stopwatch() as watch:
+            consumer.run()
+    return watch.measured(work.events)
+
+
+@contextmanager
+def _full_queue(work: Work) -> Iterator[str]:
+    """A new queue with the bench's messages in it; deleted at the end."""
+    queue = f"bench-{work.options['kind']}"
+    order = Order(work.options["url"], queue, work.options["kind"], work.events)
+    ready = run("rabbitmq_publisher", order, Told).ready
+    if ready != work.events:
+        raise RuntimeError(f"{ready} of {work.events} messages are in the queue")
+    try:
+        yield queue
+    finally:
+        connection = pika.BlockingConnection(pika.URLParameters(work.options["url"]))
+        connection.channel().queue_delete(queue)
+        connection.close()
+
+
+class _Consumer:
+    """Consumes `count` messages and ends."""
+
+    def __init__(self, url: str, queue: str, count: int) -> None:
+        self._queue = queue
+        self._left = count
+        self._connection = pika.SelectConnection(
+            pika.URLParameters(url), on_open_callback=lambda connection: connection.channel(on_open_callback=self._begin)
+        )
+
+    def run(self) -> None:
+        self._connection.ioloop.start()
+
+    def _begin(self, channel: Channel) -> None:
+        channel.basic_qos(prefetch_count=PREFETCH)
+        channel.basic_consume(self._queue, self._take)
+
+    def _take(self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+        self._left -= 1
+        if self._left % (PREFETCH // 2) == 0:
+            channel.basic_ack(method.delivery_tag, multiple=True)
+        if self._left == 0:
+            self._connection.add_on_close_callback(lambda connection, reason: connection.ioloop.stop())
+            self._connection.close()

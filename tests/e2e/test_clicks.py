@@ -1,0 +1,179 @@
+"""The clicks of a real shop, all of them, through RabbitMQ and through HTTP while the worker is killed ten times.
+
+70,278 rows go in; the same 70,278 must stand in DuckDB and in the Parquet files, by their ids and contents.
+"""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pika
+import pytest
+
+from milkrun.model.spec import (
+    CutSpec,
+    EmbeddedLogSpec,
+    PipelineSpec,
+    ProjectSpec,
+    RouteSpec,
+    SinkSpec,
+    SourceSpec,
+    TopicSpec,
+)
+from tests.chaos.run import FINISH, free_port, kill, start_worker
+from tests.needs import need_shared
+from tests.servers.rabbitmq import Broker
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("clicks")]
+
+CLICKS = 70_278
+KILLS = 10
+BATCH = 500
+FINISH_SECONDS = 120.0
+
+Send = Callable[[list[bytes]], None]
+
+
+def clicks() -> Iterator[tuple[str, int, float]]:
+    """Session, item and time of each click, in the file's order."""
+    with gzip.open(need_shared() / "data/shop-clicks.tsv.gz", "rt") as file:
+        next(file)
+        for line in file:
+            session, item, moment = line.rstrip("\n").split("\t")
+            yield session, int(item), float(moment)
+
+
+def events() -> list[bytes]:
+    return [
+        json.dumps({"id": f"click-{number}", "session": session, "item": item, "time": moment}).encode()
+        for number, (session, item, moment) in enumerate(clicks())
+    ]
+
+
+def project(folder: Path, connector: str, config: dict[str, Any]) -> ProjectSpec:
+    route = RouteSpec(topic="clicks", key="body.session", id="body.id")
+    pipeline = PipelineSpec(
+        name="clicks",
+        sources=(SourceSpec("in", connector, config, route),),
+        sinks=(
+            SinkSpec(
+                "warehouse",
+                "duckdb",
+                {"path": "warehouse.duckdb"},
+                ("clicks",),
+                CutSpec(20_000, 1 << 25, 0.2),
+            ),
+            SinkSpec("lake", "parquet", {"url": "lake"}, ("clicks",), CutSpec(20_000, 1 << 25, 0.5)),
+        ),
+        topics={"clicks": TopicSpec("clicks", partitions=2)},
+    )
+    return ProjectSpec("clicks", folder, EmbeddedLogSpec(folder / "log.db"), (pipeline,))
+
+
+class Progress:
+    """How many events the client has been told are safe; the killer waits for it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._sent = 0
+
+    def add(self, count: int) -> None:
+        with self._changed:
+            self._sent += count
+            self._changed.notify_all()
+
+    def wait_for(self, count: int, seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._sent >= count, seconds)
+
+
+def run_with_kills(spec: ProjectSpec, progress: Progress, client: threading.Thread) -> None:
+    """Kill the worker each time another eleventh has been sent, at whatever it is doing then."""
+    client.start()
+    worker = start_worker(spec)
+    for number in range(1, KILLS + 1):
+        progress.wait_for(number * CLICKS // (KILLS + 1), 60)
+        worker.join(0.15)
+        assert worker.exitcode is None
+        kill(worker)
+        worker = start_worker(spec)
+    client.join(FINISH_SECONDS)
+    assert not client.is_alive()
+    (spec.folder / FINISH).touch()
+    worker.join(FINISH_SECONDS)
+    assert worker.exitcode == 0
+
+
+def assert_all_there(folder: Path) -> None:
+    expected = [(f"click-{number}", *click) for number, click in enumerate(clicks())]
+    expected.sort()
+    assert len(expected) == CLICKS
+    query = "SELECT id, session, item, time FROM {} ORDER BY id"
+    with duckdb.connect(str(folder / "warehouse.duckdb"), read_only=True) as connection:
+        assert connection.execute(query.format("clicks")).fetchall() == expected
+    files = f"read_parquet('{folder}/lake/**/*.parquet', hive_partitioning=false)"
+    assert duckdb.execute(query.format(files)).fetchall() == expected
+
+
+def test_over_http(tmp_path: Path) -> None:
+    port, progress = free_port(), Progress()
+    bodies = events()
+
+    def post(batch: list[bytes]) -> int | None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request(
+                "POST", "/v1/events", b"[" + b",".join(batch) + b"]", {"Content-Type": "application/json"}
+            )
+            response = connection.getresponse()
+            response.read()
+            return response.status
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def send() -> None:
+        pause = threading.Event()
+        for start in range(0, len(bodies), BATCH):
+            batch = bodies[start : start + BATCH]
+            while (status := post(batch)) is None or status >= 500:
+                pause.wait(0.02)
+            assert status < 300
+            progress.add(len(batch))
+
+    spec = project(tmp_path, "http", {"listen": f"127.0.0.1:{port}"})
+    run_with_kills(spec, progress, threading.Thread(target=send, daemon=True))
+    assert_all_there(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_over_rabbitmq(kind: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    progress = Progress()
+    with Broker(tmp_path_factory.mktemp("broker")) as broker:
+
+        def publish() -> None:
+            with pika.BlockingConnection(pika.URLParameters(broker.url())) as connection:
+                channel = connection.channel()
+                channel.queue_declare("clicks", durable=True, arguments={"x-queue-type": kind})
+                for number, body in enumerate(events()):
+                    properties = pika.BasicProperties(message_id=f"click-{number}", delivery_mode=2)
+                    channel.basic_publish("", "clicks", body, properties)
+                    if number % BATCH == BATCH - 1:
+                        connection.process_data_events()
+                        progress.add(BATCH)
+                progress.add(CLICKS)
+
+        spec = project(tmp_path, "rabbitmq", {"url": broker.url(), "queues": ["clicks"]})
+        run_with_kills(spec, progress, threading.Thread(target=publish, daemon=True))
+        with pika.BlockingConnection(pika.URLParameters(broker.url())) as connection:
+            left = connection.channel().queue_declare("clicks", passive=True).method.message_count
+    assert left == 0
+    assert_all_there(tmp_path)
