@@ -16,7 +16,15 @@ from typing import Any
 MEAN_BYTES = 870
 POOL = 20_000
 _FIRST_MS = 1_790_000_000_000
-_STREETS = ("Kanaalstraat", "Lindenlaan", "Stationsweg", "Molenweg", "Wilhelminastraat", "Dorpsstraat", "Oude Gracht")
+_STREETS = (
+    "Kanaalstraat",
+    "Lindenlaan",
+    "Stationsweg",
+    "Molenweg",
+    "Wilhelminastraat",
+    "Dorpsstraat",
+    "Oude Gracht",
+)
 _CITIES = ("Utrecht", "Amersfoort", "Eindhoven", "Leiden", "Haarlem", "Nijmegen", "Almere", "Zwolle")
 _ARTICLES = (
     "whole milk 1l",
@@ -91,9 +99,17 @@ def _order(rng: random.Random) -> dict[str, Any]:
                 },
             },
         },
-        "device": {"system": system, "model": model, "session": f"{rng.getrandbits(64):016x}", "online": rng.random() < 0.9},
+        "device": {
+            "system": system,
+            "model": model,
+            "session": f"{rng.getrandbits(64):016x}",
+            "online": rng.random() < 0.9,
+        },
         "lines": lines,
-        "delivery": {"slot": f"2026-11-{rng.randrange(1, 29):02d}T{rng.randrange(8, 21):02d}:00Z", "fee": rng.choice((0.0, 1.95))},
+        "delivery": {
+            "slot": f"2026-11-{rng.randrange(1, 29):02d}T{rng.randrange(8, 21):02d}:00Z",
+            "fee": rng.choice((0.0, 1.95)),
+        },
         "app": {
             "version": f"{rng.randrange(4, 8)}.{rng.randrange(20)}.{rng.randrange(9)}",
             "language": rng.choice(("nl-NL", "de-DE", "fr-FR")),

@@ -66,11 +66,6 @@ class Stopwatch:
         self.cpu_seconds = time.process_time() - cpu_started
         self.peak_rss_mb = peak_rss_mb()
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the entry."""
-        return time.monotonic() - self._started[0]
-
     def measured(
         self, events: int, *, seconds: float | None = None, extra: Mapping[str, Any] | None = None
     ) -> Measured:

@@ -55,12 +55,13 @@ def project(
 
 
 @contextmanager
-def running(spec: ProjectSpec) -> Iterator[tuple[Worker, Log]]:
-    """A worker on the project, closed at the end."""
+def running(spec: ProjectSpec, *, start: bool = True) -> Iterator[tuple[Worker, Log]]:
+    """A worker on the project, closed at the end; with `start` False the caller starts it."""
     log = open_log(spec.log, SystemClock())
     log.create_topic(TopicSpec(TOPIC))
     worker = Worker(spec, log, SystemClock(), "bench")
-    worker.start()
+    if start:
+        worker.start()
     try:
         yield worker, log
     finally:
@@ -92,5 +93,7 @@ def _await(worker: Worker, log: Log, reached: Callable[[], int], count: int) -> 
         if worker.failure or State.FAILED in worker.states():
             raise RuntimeError(f"a task failed at {now} of {count} events: {worker.failure}")
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{now} of {count} events after {WAIT_SECONDS:.0f} s; tasks are {worker.states()}")
+            raise RuntimeError(
+                f"{now} of {count} events after {WAIT_SECONDS:.0f} s; tasks are {worker.states()}"
+            )
         version = log.wait(version, 0.2)

@@ -22,7 +22,7 @@ from bench.measuring import Measured, Work
 from bench.results import Entry, Reference
 
 Size = Literal["quick", "ordinary", "long"]
-CHILD_SECONDS = {"quick": 60.0, "ordinary": 180.0, "long": 3600.0}
+CHILD_SECONDS = {"quick": 60.0, "ordinary": 300.0, "long": 3600.0}
 
 
 class Skipped(Exception):
@@ -52,7 +52,7 @@ class Runner:
             if bench.inputs is not None:
                 self._child(bench, bench.inputs, inputs, inputs, 0)
             ours, theirs = self._rounds(bench, folder, inputs)
-            return _entry(bench, ours, theirs)
+            return summary(bench, ours, theirs)
         finally:
             shutil.rmtree(folder)
 
@@ -108,15 +108,17 @@ def _check_needs(bench: Bench, servers: Mapping[str, Mapping[str, Any]]) -> None
         raise Skipped(f"no {bench.server} server here")
 
 
-def _entry(bench: Bench, ours: Sequence[Measured], theirs: Sequence[Measured]) -> Entry:
+def summary(bench: Bench, ours: Sequence[Measured], theirs: Sequence[Measured]) -> Entry:
+    """The entry: medians over the rounds, and the highest peak of memory."""
     rate = median(run.events_per_s for run in ours)
     reference = None
     if theirs:
         reference = Reference(bench.reference_name, round(median(run.events_per_s for run in theirs), 1))
+    events = int(median(run.events for run in ours))
     return Entry(
         name=bench.name,
-        events=ours[0].events,
-        seconds=round(median(run.seconds for run in ours), 4),
+        events=events,
+        seconds=round(events / rate, 4),
         events_per_s=round(rate, 1),
         cpu_us_per_event=round(median(run.cpu_seconds / run.events * 1e6 for run in ours), 2),
         peak_rss_mb=round(max(run.peak_rss_mb for run in ours), 1),

@@ -52,7 +52,9 @@ def _client(told: Told, work: Work) -> dict[str, float]:
 
 @contextmanager
 def _serving(port: int) -> Iterator[None]:
-    server = uvicorn.Server(uvicorn.Config(_answer, host="127.0.0.1", port=port, log_level="error", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(_answer, host="127.0.0.1", port=port, log_level="error", lifespan="off")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     await_port(port)

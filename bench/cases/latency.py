@@ -14,7 +14,7 @@ from bench.pipelines import TOPIC, project, running, sink, source
 from milkrun.model.spec import CutSpec
 
 CUT = CutSpec(rows=100_000, bytes=64 << 20, seconds=0.1)
-LEAD_SECONDS = 2.0
+LEAD_SECONDS = 1.5
 """From the start of the processes to the first event."""
 
 WARM_SECONDS = 0.5

@@ -26,8 +26,9 @@ _STAMP = 1_790_000_000_000
 
 def batches(count: int) -> Iterator[pa.RecordBatch]:
     """Record batches of `BATCH_ROWS` events each, `count` events in all (a multiple), out of a pool."""
-    pool = [_batch(number) for number in range(POOL_BATCHES)]
-    return islice(cycle(pool), count // BATCH_ROWS)
+    wanted = count // BATCH_ROWS
+    pool = [_batch(number) for number in range(min(POOL_BATCHES, wanted))]
+    return islice(cycle(pool), wanted)
 
 
 def _batch(number: int) -> pa.RecordBatch:

@@ -11,9 +11,10 @@ from bench.pipelines import PIPELINE, TOPIC, await_delivered, project, running, 
 from milkrun.log.protocol import Log
 from milkrun.model.batch import no_headers
 from milkrun.model.clock import SystemClock
+from milkrun.model.spec import CutSpec
 from milkrun.plugin.source import Received
 from milkrun.runtime.ingest import Ingest
-from milkrun.runtime.registry import source_class
+from milkrun.runtime.registry import sink_class, source_class
 from milkrun.runtime.stores import party_key
 
 AHEAD = 200_000
@@ -25,8 +26,10 @@ QUARTERS = 4
 def flow(work: Work) -> Measured:
     """`rss_mb` in the extra keys: MB resident once 25, 50, 75 and 100 % of the events are delivered."""
     entrance = source("files", {"paths": ["none"]})
-    whole = project(work.folder, work.folder / "log.db", sinks=(sink("lake", "parquet", {"url": "lake"}),))
-    with Stopwatch() as watch, running(whole) as (worker, log):
+    whole = project(
+        work.folder, work.folder / "log.db", sinks=(sink("lake", "parquet", {"url": "lake"}, _cut(work)),)
+    )
+    with running(whole) as (worker, log), Stopwatch() as watch:
         pipeline = whole.pipelines[0]
         ingest = Ingest(pipeline, entrance, source_class(entrance.connector).capabilities, log, SystemClock())
         samples = _Samples(log, work.events)
@@ -38,6 +41,12 @@ def flow(work: Work) -> Measured:
             await_delivered(worker, log, samples.next_quarter, "lake")
     check_lake(work.folder / "lake", work.events)
     return watch.measured(work.events, extra={"rss_mb": samples.taken})
+
+
+def _cut(work: Work) -> CutSpec:
+    """The sink's default cut, or a smaller one where there are too few events for several."""
+    default = sink_class("parquet").default_cut
+    return CutSpec(min(default.rows, max(1, work.events // (2 * QUARTERS))), default.bytes, default.seconds)
 
 
 class _Samples:

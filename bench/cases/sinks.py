@@ -44,7 +44,8 @@ def _deliver(work: Work, spec: SinkSpec) -> Measured:
     # A pipeline of the round's own begins at offset 0 and learns the schema anew.
     name = f"bench{work.round}-{spec.name}"
     whole = project(work.folder, work.inputs / "log.db", sinks=(spec,), pipeline=name)
-    with Stopwatch() as watch, running(whole) as (worker, log):
+    with running(whole, start=False) as (worker, log), Stopwatch() as watch:
+        worker.start()
         await_delivered(worker, log, work.events, spec.name, pipeline=name)
     return watch.measured(work.events)
 

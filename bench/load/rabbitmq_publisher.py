@@ -36,7 +36,10 @@ def publish(order: Order) -> Told:
     channel.queue_declare(order.queue, durable=True, arguments={"x-queue-type": order.kind})
     for number, body in enumerate(events(order.events)):
         properties = pika.BasicProperties(
-            content_type="application/json", delivery_mode=2, message_id=f"{order.queue}-{number}", type="order"
+            content_type="application/json",
+            delivery_mode=2,
+            message_id=f"{order.queue}-{number}",
+            type="order",
         )
         channel.basic_publish("", order.queue, body, properties)
     ready, deadline = 0, time.monotonic() + _SETTLE_SECONDS

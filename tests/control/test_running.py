@@ -107,7 +107,7 @@ def test_a_child_that_dies_is_restarted_after_a_while() -> None:
     children.stop(0, threading.Event())
 
 
-def test_children_end_with_the_supervisors_pipe() -> None:
+def test_children_that_ignore_the_request_are_killed() -> None:
     children = supervisor(
         SystemClock(), "import sys, signal; signal.signal(15, signal.SIG_IGN); sys.stdin.read()"
     )

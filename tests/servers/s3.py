@@ -58,7 +58,9 @@ class S3Server:
 @contextmanager
 def running_s3() -> Iterator[S3Server]:
     """A server, running within the block."""
-    require("moto with its server is not installed", importlib.util.find_spec("moto.server") is not None)
+    # Of a submodule `find_spec` would import the package, which may be missing.
+    needed = all(importlib.util.find_spec(name) for name in ("moto", "flask"))
+    require("moto with its server is not installed", needed)
     command = [sys.executable, "-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(_free_port())]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

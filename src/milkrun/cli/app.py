@@ -90,7 +90,8 @@ def _usage_message(error: CycloptsError) -> str:
         return str(error).strip()
     except (ImportError, AttributeError):
         # Naming the nearest command loads all of them, and one can't be: its extra package may be missing.
-        return f"wrong usage: {type(error).__name__}"
+        tokens = getattr(error, "unused_tokens", None)
+        return f"unknown command {tokens[0]!r}" if tokens else "wrong usage"
 
 
 def _config_error(error: ConfigError) -> dict[str, Any]:

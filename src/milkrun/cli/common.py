@@ -14,6 +14,7 @@ from cyclopts.validators import Number
 from milkrun.cli.output import Format, Output
 from milkrun.control.coordinator import Project
 
+When = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from milkrun.cli.common import DEFAULT, Common, Count
+from milkrun.cli.common import DEFAULT, Common, Count, When
 from milkrun.cli.output import Output, printable, shown_bytes
 from milkrun.control.coordinator import time_text
 from milkrun.control.dead import DeadFilter
@@ -29,7 +29,7 @@ def list_dead(
     stage: Literal["source", "sink"] | None = None,
     code: str | None = None,
     topic: str | None = None,
-    since: str | None = None,
+    since: When = None,
     each: Annotated[bool, Parameter(negative="")] = False,
     limit: Count = 100,
     common: Common = DEFAULT,

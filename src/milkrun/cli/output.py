@@ -90,7 +90,10 @@ class Output:
 
     def line(self, text: str = "", *, style: str | None = None) -> None:
         """A line of text; `style` only shows on a terminal."""
-        self.console.print(escape(text), style=style)
+        if self.terminal:
+            self.console.print(escape(text), style=style)
+        else:
+            sys.stdout.write(text + "\n")
 
     def raw(self, data: bytes) -> None:
         """Bytes as they are."""

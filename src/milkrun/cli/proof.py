@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from cyclopts import App
 
-from milkrun.cli.common import DEFAULT, Common
+from milkrun.cli.common import DEFAULT, Common, When
 from milkrun.cli.output import Output
 from milkrun.control.coordinator import time_text
 from milkrun.control.ledgers import LedgerReport, LedgerRow
@@ -23,7 +23,7 @@ def ledger(
     *,
     pipeline: str | None = None,
     by: Literal["topic", "minute"] = "topic",
-    since: str | None = None,
+    since: When = None,
     common: Common = DEFAULT,
 ) -> int:
     """Show what became of all events: accepted = delivered + filtered + dead + in flight, for each sink. Ends with 1 where not.

@@ -9,7 +9,7 @@ from typing import Annotated
 import pyarrow as pa
 from cyclopts import App, Parameter
 
-from milkrun.cli.common import DEFAULT, Common, Count
+from milkrun.cli.common import DEFAULT, Common, Count, When
 from milkrun.cli.output import Output, plain, printable, shown_bytes
 from milkrun.control.coordinator import Project, TopicStatus, time_text
 from milkrun.control.inferring import InferredSchema
@@ -82,8 +82,8 @@ def read_topic(
     topic: str,
     /,
     *,
-    since: str | None = None,
-    until: str | None = None,
+    since: When = None,
+    until: When = None,
     offset: int | None = None,
     partition: int | None = None,
     limit: Count = 100,

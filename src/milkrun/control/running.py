@@ -6,8 +6,8 @@ the end of that time, ends the process at once; nothing is lost by that, the nex
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -75,7 +75,8 @@ class Stopping:
         """Stop too when standard input ends: it is a pipe from the supervisor, and ends with it."""
 
         def watch() -> None:
-            while sys.stdin.buffer.read(1):
+            # Not through sys.stdin: the interpreter can't end while a thread holds its buffer's lock.
+            while os.read(0, 1):
                 pass
             self.requested.set()
 

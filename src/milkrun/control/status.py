@@ -10,6 +10,7 @@ from typing import Any
 
 from milkrun.log.protocol import Log
 from milkrun.model.clock import Clock
+from milkrun.model.errors import OffsetOutOfRange
 from milkrun.model.spec import PipelineSpec, ProjectSpec
 from milkrun.runtime.sink_task import matches
 from milkrun.runtime.stores import PROGRESS, load, party_key
@@ -100,13 +101,9 @@ def read_status(project: ProjectSpec, log: Log, clock: Clock) -> ProjectStatus:
 
 def _worker(name: str, record: dict[str, Any], now: int) -> WorkerStatus:
     ago = max(0.0, (now - record["at"]) / 1000)
-    tasks = record["tasks"]
-    if tasks and all(task["state"] in ("stopped", "failed") for task in tasks) and ago > GONE_SECONDS:
-        state = "stopped"
-    else:
-        state = "gone" if ago > GONE_SECONDS else "running"
-    if tasks and all(task["state"] == "stopped" for task in tasks):
-        state = "stopped"
+    states = {task["state"] for task in record["tasks"]}
+    ended = states == {"stopped"} or (ago > GONE_SECONDS and states <= {"stopped", "failed"})
+    state = "stopped" if ended else "gone" if ago > GONE_SECONDS else "running"
     return WorkerStatus(name, record["pid"], state, ago)
 
 
@@ -160,10 +157,16 @@ def _lag(pipeline: str, sink: str, topic: str, partition: int, log: Log, now: in
     committed = log.committed(party_key(pipeline, sink), topic, partition)
     info = log.partition(topic, partition)
     offset = info.start if committed is None else committed
-    seconds = 0.0
-    if offset < info.end:
-        batch = log.read(topic, partition, max(offset, info.start), max_rows=1)
-        if len(batch):
-            first = batch.events.column("timestamp")[0].value
-            seconds = max(0.0, (now - first) / 1000)
+    seconds = (
+        _waiting_seconds(log, topic, partition, max(offset, info.start), now) if offset < info.end else 0.0
+    )
     return Lag(pipeline, sink, topic, partition, offset, info.end, info.end - offset, seconds)
+
+
+def _waiting_seconds(log: Log, topic: str, partition: int, offset: int, now: int) -> float:
+    """The age of the event at `offset`; 0 where retention has just removed it."""
+    try:
+        batch = log.read(topic, partition, offset, max_rows=1)
+    except OffsetOutOfRange:
+        return 0.0
+    return max(0.0, (now - batch.events.column("timestamp")[0].value) / 1000) if len(batch) else 0.0

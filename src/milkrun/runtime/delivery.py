@@ -35,13 +35,15 @@ GENERATION = 1
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """A logged cut: the events `[start, end)` of this incarnation of the topic, decoded by this version of its schema."""
+    """A logged cut: the events `[start, end)` of this incarnation of the topic, filtered by `only` and decoded by this version of the
+    topic's schema. All that its content depends on stands here: a definition changed in between changes later cuts alone."""
 
     incarnation: str
     generation: int
     start: int
     end: int
     schema: int
+    only: dict[str, list[str]] = {}
 
 
 class Delivery:
@@ -138,7 +140,8 @@ class Delivery:
         if batch.next_offset == self._offset:
             return 0
         version, prepared = self._decode(batch.events)
-        cut = Cut(self._incarnation, GENERATION, self._offset, batch.next_offset, version)
+        only = {path: list(values) for path, values in self._spec.only.items()}
+        cut = Cut(self._incarnation, GENERATION, self._offset, batch.next_offset, version, only)
         with self._log.transaction(self.lease) as transaction:
             transaction.put(CUTS, self._cut_key, msgspec.json.encode(cut))
         reach("delivery.cut_logged")
@@ -216,7 +219,8 @@ class Delivery:
                 f"{self.partition}: the log's cut begins at {cut.start}, its committed offset is {self._offset}"
             )
         events = self._reread(cut)
-        prepared = prepare(events, self._schemas.at(self.partition.topic, cut.schema).schema, self._filter)
+        schema = self._schemas.at(self.partition.topic, cut.schema).schema
+        prepared = prepare(events, schema, Filter(cut.only))
         reach("delivery.recovering")
         if self._needs_write(cut):
             self._write(cut, prepared)

@@ -6,7 +6,7 @@ whomever, it is prepared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ DECODE_ROWS = 8_192
 class Filter:
     """A sink's `only`: which events it takes."""
 
-    def __init__(self, only: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(self, only: Mapping[str, Sequence[str]]) -> None:
         self._wanted: dict[EventPath, pa.Array] = {
             parse_path(text): pa.array(list(values), pa.string()) for text, values in only.items()
         }

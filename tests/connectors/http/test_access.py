@@ -276,20 +276,10 @@ def certificate(tmp_path: Path) -> dict[str, str]:
     """A certificate of its own for this machine, made by openssl."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
+    subject = ["-subj", "/CN=127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
     subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "1",
-        ]
-        + ["-subj", "/CN=127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        ["openssl", "req", "-x509", "-nodes", "-days", "1", *curve, *subject],
         cwd=tmp_path,
         check=True,
         capture_output=True,

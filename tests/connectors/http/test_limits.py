@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -21,7 +22,12 @@ BIG = 1 << 20
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    options = {"max_body": BIG, "max_decompressed": 2 * BIG, "max_event": "64KB", "max_waiting": 4 * BIG}
+    options: dict[str, Any] = {
+        "max_body": BIG,
+        "max_decompressed": 2 * BIG,
+        "max_event": "64KB",
+        "max_waiting": 4 * BIG,
+    }
     with serve(tmp_path, **options) as service:
         yield service
 

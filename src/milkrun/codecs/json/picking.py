@@ -48,11 +48,13 @@ def pick(
     columns: list[list[str | None]] = [[] for _ in paths]
     errors: dict[int, RowError] = {}
     suspect = _suspects(values, max_depth)
+    any_scalar = False
     for start in range(0, len(values), _CHUNK_ROWS):
         items = values.slice(start, _CHUNK_ROWS).to_pylist()
-        picked = picker.pick(
-            items, {row - start for row in suspect if start <= row < start + len(items)}, max_depth
-        )
+        doubtful = {row - start for row in suspect if start <= row < start + len(items)}
+        picked = picker.pick(items, doubtful, max_depth, any_scalar=any_scalar)
+        # Where strings are the exception, reading them as such first would be in vain for most rows.
+        any_scalar = any_scalar or picked.odd * 8 > len(items)
         for column, more in zip(columns, picked.columns, strict=True):
             column.extend(more)
         errors.update((start + row, error) for row, error in picked.errors.items())
@@ -80,7 +82,10 @@ def _is_utf8(item: bytes) -> bool:
 
 @dataclass
 class _Chunk:
+    """Strings by path and row; `odd` rows didn't fit the decoder that was tried first."""
+
     columns: list[list[str | None]]
+    odd: int
     errors: dict[int, RowError]
 
 
@@ -98,20 +103,24 @@ class _Picker:
     attributes: tuple[tuple[str, ...], ...]
     blank: Any
 
-    def pick(self, items: list[bytes | None], suspect: set[int], max_depth: int) -> _Chunk:
-        """The strings of one chunk; `suspect` rows go the slow way."""
-        quick = self.quick
+    def pick(
+        self, items: list[bytes | None], suspect: set[int], max_depth: int, *, any_scalar: bool
+    ) -> _Chunk:
+        """The strings of one chunk; `suspect` rows go the slow way. `any_scalar` tries `raw` first."""
+        first = self.raw if any_scalar else self.quick
         found: list[Any]
-        if quick is None:
+        if first is None:
             found = [None] * len(items)
         else:
             seen = [b"" if row in suspect else item for row, item in enumerate(items)] if suspect else items
-            found = parse_each(quick, seen)
+            found = parse_each(first, seen)
         left = [row for row, each in enumerate(found) if each is None]
         for row in left:
             found[row] = self.blank
         columns = [_follow(found, attributes) for attributes in self.attributes]
-        chunk = _Chunk(columns, {})
+        if any_scalar:
+            columns = [list(map(_raw_text, column)) for column in columns]
+        chunk = _Chunk(columns, len(left), {})
         for row in left:
             item = items[row]
             if item is not None:

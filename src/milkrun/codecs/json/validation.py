@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from referencing import Registry
 
+from milkrun.codecs.json.constraints import remaining
 from milkrun.codecs.json.decoding import MAX_DEPTH, check_by
 from milkrun.codecs.json.documents import check_schema
 from milkrun.codecs.json.faults import Code, RowError, errors_batch
@@ -26,6 +28,7 @@ from milkrun.model.errors import ConfigError, ConfigErrors
 from milkrun.model.schema import read_json_schema
 
 _MAX_SHOWN = 160
+_PARSE = msgspec.json.Decoder().decode
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,9 @@ def _check(name: str, document: Mapping[str, Any]) -> _TypeCheck:
     except ConfigErrors as errors:
         raise ConfigErrors([_below(name, error) for error in errors.errors]) from errors
     schema, strictness = read_json_schema(document)
+    left = remaining(document) if strictness.beyond else {}
     # An empty registry: a reference can't make this process fetch anything.
-    keywords = Draft202012Validator(document, registry=Registry()) if strictness.beyond else None
+    keywords = Draft202012Validator(left, registry=Registry()) if left else None
     return _TypeCheck(make_plan(schema, strictness), keywords)
 
 
@@ -94,7 +98,10 @@ def _below(name: str, error: ConfigError) -> ConfigError:
 
 def _broken(keywords: Draft202012Validator, value: bytes) -> RowError | None:
     """The first keyword that a well-typed event breaks."""
-    event = json.loads(value.removeprefix(BOM), parse_int=_integer)
+    try:
+        event = _PARSE(value)
+    except (msgspec.MsgspecError, ValueError):
+        event = json.loads(value.removeprefix(BOM), parse_int=_integer)
     try:
         error: ValidationError | None = next(iter(keywords.iter_errors(event)), None)
     except RecursionError:

@@ -73,6 +73,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._phase = _Phase.NOTHING
         super().on_message_complete()
 
+    def shutdown(self) -> None:
+        """The server stops. A body that is still coming would only be refused in the end."""
+        if self._phase is _Phase.BODY and not self.pipeline and not self.cycle.response_started:
+            self._turn_away(b"503 Service Unavailable", b"retry-after: 1\r\n")
+        else:
+            super().shutdown()
+
     def _time(self, phase: _Phase) -> None:
         """Start the clock of a phase, in place of the one that runs."""
         if self._timer is not None:

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from milkrun.connectors.http.refusals import Refusal, busy, stopping, unknown_outcome
 from milkrun.connectors.http.rows import Rows
@@ -161,9 +162,10 @@ class Line:
     def settle(self, requests: list[Request], answers: list[Answer]) -> None:
         """These are durable: the oldest that were taken, in their order."""
         with self._lock:
-            for request in requests:
-                if not self._taken or self._taken.popleft() is not request:
-                    raise RuntimeError("requests are settled in the order of their polls, each once")
+            if list(islice(self._taken, len(requests))) != requests:
+                raise RuntimeError("requests are settled in the order of their polls, each once")
+            for _ in requests:
+                self._taken.popleft()
         self.room.give(sum(request.nbytes for request in requests))
         answer(requests, answers)
 

@@ -74,7 +74,7 @@ def build(deliveries: Sequence[Delivery], queues: Sequence[bytes], tables: Heade
     }
     columns = {name: pa.array(column, pa.binary()) for name, column in named.items()}
     for index, column in enumerate(zip(*rows, strict=True)):
-        if index != TABLE and any(value is not None for value in column):
+        if index != TABLE and column.count(None) < len(column):
             columns[f"properties.{PROPERTIES[index]}"] = pa.array(column, pa.binary())
     return Columns(
         values=pa.array([each.body for each in deliveries], pa.binary()),

@@ -6,7 +6,6 @@ Order, flags and types are those of the specification's class `basic` (AMQP 0-9-
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 PROPERTIES = (
     "content_type",
@@ -34,20 +33,16 @@ Row = list[bytes | None]
 _NUMBERS = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
 """Bytes of the properties that are numbers. All others but the table are short strings."""
 
-
-class _Field(NamedTuple):
-    """Where a property goes in the row, and the width of the number it is or of the length before it."""
-
-    column: int
-    width: int
-    is_number: bool
+_SHORT = 0
 
 
 @lru_cache(maxsize=256)
-def _layout(flags: int) -> tuple[_Field, ...]:
-    """The properties that follow such flags. The two lowest bits of the word mean nothing here."""
+def _layout(flags: int) -> tuple[tuple[int, int], ...]:
+    """The properties that follow such flags: where each goes in the row, and the bytes of a number, `_SHORT` for a short string.
+    The two lowest bits of the word mean nothing here.
+    """
     return tuple(
-        _Field(column, _NUMBERS.get(name, 4 if column == TABLE else 1), name in _NUMBERS)
+        (column, _NUMBERS.get(name, _SHORT))
         for column, name in enumerate(PROPERTIES)
         if flags & (1 << (15 - column))
     )
@@ -56,23 +51,29 @@ def _layout(flags: int) -> tuple[_Field, ...]:
 def decode_properties(raw: bytes) -> Row | None:
     """The properties in a content header's bytes (from the flags on), or None if they can't be taken apart."""
     row: Row = [None] * len(PROPERTIES)
-    if len(raw) < 2:
+    try:
+        offset = _after_flags(raw)
+        for column, width in _layout(raw[0] << 8 | raw[1]):
+            if width:
+                end = offset + width
+                row[column] = b"%d" % int.from_bytes(raw[offset:end], "big")
+            elif column == TABLE:
+                start = offset + 4
+                end = start + int.from_bytes(raw[offset:start], "big")
+                row[column] = raw[start:end]
+            else:
+                end = offset + 1 + raw[offset]
+                row[column] = raw[offset + 1 : end]
+            offset = end
+    except IndexError:
         return None
-    offset, word = 2, raw[1]
-    while word & 1:
-        # Further flags, for properties that no specification has.
-        if offset + 2 > len(raw):
-            return None
-        word = raw[offset + 1]
-        offset += 2
-    for column, width, is_number in _layout(raw[0] << 8 | raw[1]):
-        end = offset + width
-        number = int.from_bytes(raw[offset:end], "big")
-        if is_number:
-            row[column] = b"%d" % number
-        else:
-            row[column] = raw[end : end + number]
-            end += number
-        offset = end
     # A slice beyond the end is short in silence; the sum of all lengths tells.
     return row if offset <= len(raw) else None
+
+
+def _after_flags(raw: bytes) -> int:
+    """Where the values begin. Words of flags go on while their lowest bit is set; no specification has a second one."""
+    offset = 2
+    while raw[offset - 1] & 1:
+        offset += 2
+    return offset

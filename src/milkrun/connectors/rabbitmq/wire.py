@@ -112,6 +112,11 @@ class Frames:
                 break
             if data[end - 1] != _END:
                 raise InvalidFrameError("a frame doesn't end as frames do")
+            whole = _whole(data, channel, offset + 7, end) if kind == _METHOD else None
+            if whole is not None:
+                delivery, offset = whole
+                ready.append(delivery)
+                continue
             if not self._take(kind, channel, data[offset + 7 : end - 1], ready):
                 ready = self._flush(ready)
                 self._on_frame(data[offset:end])
@@ -144,6 +149,46 @@ class Frames:
         if ready:
             self._on_deliveries(ready)
         return []
+
+
+_PLAIN = struct.Struct(">BHIHHQ")
+"""A header frame up to and including the body's size."""
+
+
+def _whole(data: bytes, channel: int, offset: int, end: int) -> tuple[Delivery, int] | None:
+    """The delivery of which the method's payload is at `offset` and its frame ends at `end`, and the offset after it, if header and
+    body follow at once in one frame each, which is so for nearly all.
+    """
+    if data[offset : offset + 4] != _DELIVER or end + 22 > len(data):
+        return None
+    kind, number, size, _, _, body_size = _PLAIN.unpack_from(data, end)
+    header_end = end + _OVERHEAD + size
+    body = header_end + 7
+    stop = body + body_size + 1
+    if kind != _HEADER or number != channel or stop > len(data):
+        return None
+    if body_size == 0:
+        stop = header_end
+    elif _FRAME.unpack_from(data, header_end) != (_BODY, channel, body_size) or data[stop - 1] != _END:
+        return None
+    if data[header_end - 1] != _END:
+        return None
+    at = offset + 5 + data[offset + 4]
+    tag, redelivered = _TAG.unpack_from(data, at)
+    exchange_end = at + 10 + data[at + 9]
+    key_end = exchange_end + 1 + data[exchange_end]
+    return (
+        Delivery(
+            channel,
+            tag,
+            redelivered != 0,
+            data[at + 10 : exchange_end],
+            data[exchange_end + 1 : key_end],
+            data[end + 19 : header_end - 1],
+            data[body : stop - 1] if body_size else b"",
+        ),
+        stop,
+    )
 
 
 class DeliveryConnection(SelectConnection):

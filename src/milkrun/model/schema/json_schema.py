@@ -29,7 +29,7 @@ Path = tuple[str, ...]
 _MAX_DEPTH = 64
 _MAX_READ = 10_000
 _DEFAULT_DECIMAL = (38, 9)
-_COVERED = frozenset(
+COVERED_KEYWORDS = frozenset(
     [
         "type",
         "properties",
@@ -162,7 +162,7 @@ def _resolve(
 
 
 def _note_keywords(reading: _Reading, schema: Mapping[str, Any]) -> None:
-    if not _COVERED.issuperset(schema):
+    if not COVERED_KEYWORDS.issuperset(schema):
         reading.beyond = True
 
 

@@ -1,0 +1,67 @@
+"""What of a JSON Schema document is left to check once types have been: mostly little, and jsonschema's time goes with the size.
+
+Leaves out only what the decoder has already decided; where in doubt a part stays whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from milkrun.model.schema.json_schema import COVERED_KEYWORDS, resolve_reference
+
+_NOT_APART = ("unevaluatedProperties", "unevaluatedItems", "patternProperties", "prefixItems", "contains")
+"""Keywords whose meaning depends on what stands beside them."""
+_TYPES = ("boolean", "integer", "number", "string", "object", "array")
+
+
+def remaining(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document reduced to keywords beyond types, for events that were decoded by its types; `{}` where nothing is left."""
+    reduced = _reduced(document, document, frozenset())
+    definitions = {
+        key: document[key] for key in ("$schema", "$id", "$defs", "definitions") if key in document
+    }
+    return {**definitions, **reduced} if reduced else {}
+
+
+def _reduced(schema: Any, document: Mapping[str, Any], active: frozenset[str]) -> dict[str, Any]:
+    if schema is True:
+        return {}
+    if not isinstance(schema, Mapping):
+        return {"not": {}}
+    if "$ref" in schema:
+        return _reduced_reference(schema, document, active)
+    if COVERED_KEYWORDS.issuperset(schema) and not {"type", "properties", "items", "required"} & set(schema):
+        return {} if schema.get("additionalProperties", True) in (True, {}) else dict(schema)
+    if not _typed(schema) or any(keyword in schema for keyword in _NOT_APART):
+        return dict(schema)
+    properties = schema.get("properties", {})
+    extra, required = schema.get("additionalProperties", True), schema.get("required", ())
+    if (extra not in (True, {}) and (extra is not False or not properties)) or not set(required) <= set(
+        properties
+    ):
+        return dict(schema)
+    kept = {key: value for key, value in schema.items() if key not in COVERED_KEYWORDS}
+    below = {name: _reduced(each, document, active) for name, each in properties.items()}
+    below = {name: each for name, each in below.items() if each}
+    items = _reduced(schema.get("items", True), document, active)
+    return kept | ({"properties": below} if below else {}) | ({"items": items} if items else {})
+
+
+def _reduced_reference(
+    schema: Mapping[str, Any], document: Mapping[str, Any], active: frozenset[str]
+) -> dict[str, Any]:
+    reference = schema["$ref"]
+    if reference in active or not COVERED_KEYWORDS.issuperset(schema) or len(active) > 16:
+        return dict(schema)
+    target = resolve_reference(document, reference)
+    return dict(schema) if _reduced(target, document, active | {reference}) else {}
+
+
+def _typed(schema: Mapping[str, Any]) -> bool:
+    """Whether the decoder takes the schema for one type (or null); see `milkrun.model.schema.json_schema`."""
+    kinds = schema.get("type")
+    if isinstance(kinds, list):
+        kinds = [kind for kind in kinds if kind != "null"]
+        return len(kinds) == 1 and kinds[0] in _TYPES
+    return kinds in _TYPES

@@ -1,0 +1,56 @@
+"""The catalogue names functions that exist, and what a bench reports is worked out from its rounds."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from bench.cases.latency import latencies
+from bench.catalog import BENCHES, Run
+from bench.child import function_named
+from bench.measuring import Measured
+from bench.results import Entry, Reference
+from bench.running import summary
+
+
+def _runs() -> Iterator[Run]:
+    for bench in BENCHES:
+        yield from (run for run in (bench.candidate, bench.reference, bench.inputs) if run)
+
+
+@pytest.mark.parametrize("name", sorted({run.function for run in _runs()}))
+def test_functions_exist(name: str) -> None:
+    assert callable(function_named(name))
+
+
+def test_names_differ() -> None:
+    assert len({bench.name for bench in BENCHES}) == len(BENCHES)
+
+
+def _measured(seconds: float, cpu: float, peak: float) -> Measured:
+    return Measured(events=1000, seconds=seconds, cpu_seconds=cpu, peak_rss_mb=peak)
+
+
+def test_summary_takes_medians_and_the_highest_peak() -> None:
+    ours = [_measured(1.0, 0.5, 100), _measured(2.0, 0.4, 110), _measured(4.0, 0.1, 90)]
+    theirs = [_measured(1.0, 0.1, 50), _measured(0.5, 0.1, 50), _measured(0.25, 0.1, 50)]
+
+    entry = summary(next(bench for bench in BENCHES if bench.name == "log-append"), ours, theirs)
+
+    assert entry == Entry(
+        name="log-append",
+        events=1000,
+        seconds=2.0,
+        events_per_s=500.0,
+        cpu_us_per_event=400.0,
+        peak_rss_mb=110,
+        reference=Reference("pyarrow IPC with fsync", 2000.0),
+        ratio=0.25,
+    )
+
+
+def test_latency_is_the_time_until_the_first_answer_with_the_event() -> None:
+    # Ten a second from second 100 on; an answer at 100.5 has three events, one at 101 all five.
+    found = latencies([(100.5, 3), (101.0, 5)], 100.0, 10)
+
+    assert np.allclose(found, [0.5, 0.4, 0.3, 0.7, 0.6])
