@@ -86,12 +86,17 @@ def await_delivered(worker: Worker, log: Log, count: int, *sinks: str, pipeline:
     _await(worker, log, least, count)
 
 
+def check_running(worker: Worker) -> None:
+    """Raise RuntimeError if the worker or one of its tasks has given up."""
+    if worker.failure or State.FAILED in worker.states():
+        raise RuntimeError(f"a task has failed: {worker.failure or worker.states()}")
+
+
 def _await(worker: Worker, log: Log, reached: Callable[[], int], count: int) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     version = log.version()
     while (now := reached()) < count:
-        if worker.failure or State.FAILED in worker.states():
-            raise RuntimeError(f"a task failed at {now} of {count} events: {worker.failure}")
+        check_running(worker)
         if time.monotonic() > deadline:
             raise RuntimeError(
                 f"{now} of {count} events after {WAIT_SECONDS:.0f} s; tasks are {worker.states()}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from bench.cases.log import batches
 from bench.cases.sinks import check_lake
 from bench.measuring import Measured, Stopwatch, Work, rss_mb
-from bench.pipelines import PIPELINE, TOPIC, await_delivered, project, running, sink, source
+from bench.pipelines import PIPELINE, TOPIC, await_delivered, check_running, project, running, sink, source
 from milkrun.log.protocol import Log
 from milkrun.model.batch import no_headers
 from milkrun.model.clock import SystemClock
@@ -16,6 +16,7 @@ from milkrun.plugin.source import Received
 from milkrun.runtime.ingest import Ingest
 from milkrun.runtime.registry import sink_class, source_class
 from milkrun.runtime.stores import party_key
+from milkrun.runtime.worker import Worker
 
 AHEAD = 200_000
 """Events that the log may hold undelivered, so that all of the flow is measured and not only its last part."""
@@ -32,7 +33,7 @@ def flow(work: Work) -> Measured:
     with running(whole) as (worker, log), Stopwatch() as watch:
         pipeline = whole.pipelines[0]
         ingest = Ingest(pipeline, entrance, source_class(entrance.connector).capabilities, log, SystemClock())
-        samples = _Samples(log, work.events)
+        samples = _Samples(worker, log, work.events)
         for received in _received(work.events):
             ingest.commit(received)
             samples.hold_back()
@@ -52,8 +53,9 @@ def _cut(work: Work) -> CutSpec:
 class _Samples:
     """Takes a sample whenever a further quarter of the events is delivered."""
 
-    def __init__(self, log: Log, events: int) -> None:
+    def __init__(self, worker: Worker, log: Log, events: int) -> None:
         self.taken: list[float] = []
+        self._worker = worker
         self._log = log
         self._events = events
 
@@ -77,6 +79,7 @@ class _Samples:
         """Wait while the log is more than `AHEAD` events ahead of the sink."""
         version = self._log.version()
         while self._log.partition(TOPIC, 0).end - self.look() > AHEAD:
+            check_running(self._worker)
             version = self._log.wait(version, 0.2)
 
 

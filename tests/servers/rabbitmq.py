@@ -112,6 +112,11 @@ class Broker:
         """Kill the node at once (SIGKILL)."""
         self._end(signal.SIGKILL)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send the running node a signal, such as SIGSTOP."""
+        assert self._node is not None
+        self._node.send_signal(number)
+
     def connect(self) -> pika.BlockingConnection:
         """A plain client's connection, for tests to set up and look at queues."""
         credentials = pika.PlainCredentials(USER, PASSWORD)

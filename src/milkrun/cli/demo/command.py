@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 import shutil
 import sys
@@ -134,7 +133,7 @@ def _program(name: str) -> str:
     found = shutil.which(name)
     if not mine.exists():
         return "python -m milkrun" if name == "milkrun" else shlex.quote(sys.executable)
-    if found is not None and os.path.samefile(found, mine) and Path(found).parent == mine.parent:
+    if found is not None and Path(found).parent == mine.parent:
         return name
     return _shown(mine)
 

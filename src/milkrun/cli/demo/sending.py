@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,6 +89,14 @@ class FileClient:
         os.close(self._file)
 
 
+@dataclass(frozen=True)
+class _Sending:
+    """Events to send; `again`: they were confirmed before."""
+
+    events: list[Event]
+    again: bool = False
+
+
 class Feed:
     """A thread that sends what it is given, in order, until it is confirmed. Figures may be read from any thread."""
 
@@ -97,7 +106,8 @@ class Feed:
         self.tries_again = 0
         self.failure: Exception | None = None
         self._client = client
-        self._waiting: queue.Queue[list[Event] | None] = queue.Queue()
+        self._waiting: queue.Queue[_Sending | None] = queue.Queue()
+        self._last: list[Event] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -108,7 +118,12 @@ class Feed:
     def give(self, events: list[Event]) -> None:
         """Have these sent after those given before."""
         if events:
-            self._waiting.put(events)
+            self._waiting.put(_Sending(events))
+
+    def repeat(self) -> None:
+        """Have the events confirmed last sent once more, as a client does that never got its answer."""
+        if self._last:
+            self._waiting.put(_Sending(self._last, again=True))
 
     def finish(self, seconds: float) -> None:
         """Wait until everything is confirmed. Transient where that takes longer, and what a client raised for good."""
@@ -127,22 +142,24 @@ class Feed:
 
     def _run(self) -> None:
         try:
-            while (events := self._waiting.get()) is not None and not self._stopping.is_set():
-                self._send(events)
+            while (sending := self._waiting.get()) is not None and not self._stopping.is_set():
+                self._send(sending)
         except Exception as error:
             self.failure = error
         finally:
             self._client.close()
 
-    def _send(self, events: list[Event]) -> None:
+    def _send(self, sending: _Sending) -> None:
         while not self._stopping.is_set():
             try:
-                self.duplicates += self._client.send(events)
+                self.duplicates += self._client.send(sending.events)
             except Transient:
                 self.tries_again += 1
                 self._stopping.wait(RETRY_SECONDS)
                 continue
-            self.confirmed += len(events)
+            if not sending.again:
+                self.confirmed += len(sending.events)
+                self._last = sending.events
             return
 
 

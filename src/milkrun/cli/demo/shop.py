@@ -63,7 +63,7 @@ class Shop:
 
     def _visit(self, waiting: list[Event]) -> Iterator[Event]:
         customer = {"id": f"c{self._rng.randint(1, 400)}", "city": self._rng.choice(CITIES)}
-        basket = []
+        basket: list[dict[str, Any]] = []
         for item in self._rng.sample(sorted(GROCERIES), self._rng.randint(2, 6)):
             yield self._event("viewed", customer=customer, item={"name": item, "price": GROCERIES[item]})
             if self._rng.random() < 0.6:

@@ -58,9 +58,15 @@ class Stage:
         self._line(text, style=style)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Rows under headings."""
-        if not self._silent:
-            self._out.table(columns, rows)
+        """Rows under headings, aligned also in a pipe: they are for people."""
+        cells = [[printable(str(cell)) for cell in row] for row in (columns, *rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for number, row in enumerate(cells):
+            padded = (
+                cell.rjust(width) if _is_number(rows, column) else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            self._line("  ".join(padded).rstrip(), style="bold" if number == 0 else None)
 
     @property
     def due(self) -> bool:
@@ -99,3 +105,7 @@ class Stage:
         if not self._silent:
             self._out.line(text, style=style)
             self._out.console.file.flush()
+
+
+def _is_number(rows: Sequence[Sequence[Any]], column: int) -> bool:
+    return all(isinstance(row[column], int | float) for row in rows)

@@ -156,9 +156,10 @@ class Story:
             f"kill -9 {pid}: {waiting:,} events were on their way from the log to DuckDB or Parquet",
             style="red",
         )
+        self._app.repeat()
         self._worker.start()
         self._stage.say(
-            f"started again (process {self._worker.pid}); app and services try again by themselves"
+            f"started again (process {self._worker.pid}). The app, unsure what had arrived, sends a batch again"
         )
 
     # -- looking
@@ -205,8 +206,8 @@ class Story:
     def _stop(self) -> None:
         duplicates = self._app.duplicates
         self._stage.say(
-            f"everything is delivered; {self._app.tries_again + self._services.tries_again} tries had no answer, "
-            f"{duplicates:,} events were sent again though they had arrived, and dropped"
+            f"everything is delivered. {self._app.tries_again + self._services.tries_again} tries had no answer; "
+            f"{duplicates:,} events came a second time, were known by their ids, and dropped"
         )
         self._worker.stop()
 

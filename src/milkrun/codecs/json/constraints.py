@@ -6,34 +6,50 @@ Leaves out only what the decoder has already decided; where in doubt a part stay
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from milkrun.model.schema.json_schema import COVERED_KEYWORDS, resolve_reference
+from milkrun.model.schema.json_schema import COVERED_KEYWORDS, MAX_DEPTH, resolve_reference
 
 _NOT_APART = ("unevaluatedProperties", "unevaluatedItems", "patternProperties", "prefixItems", "contains")
 """Keywords whose meaning depends on what stands beside them."""
 _TYPES = ("boolean", "integer", "number", "string", "object", "array")
 
 
+_REMARKS = frozenset(["$comment", "title", "description", "default", "examples", "deprecated"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a document: inside of which references, below how many fields."""
+
+    document: Mapping[str, Any]
+    active: frozenset[str] = frozenset()
+    depth: int = 0
+
+    def below(self) -> _Place:
+        return _Place(self.document, self.active, self.depth + 1)
+
+
 def remaining(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document reduced to keywords beyond types, for events that were decoded by its types; `{}` where nothing is left."""
-    reduced = _reduced(document, document, frozenset())
+    reduced = _reduced(document, _Place(document))
     definitions = {
         key: document[key] for key in ("$schema", "$id", "$defs", "definitions") if key in document
     }
     return {**definitions, **reduced} if reduced else {}
 
 
-def _reduced(schema: Any, document: Mapping[str, Any], active: frozenset[str]) -> dict[str, Any]:
+def _reduced(schema: Any, place: _Place) -> dict[str, Any]:
     if schema is True:
         return {}
     if not isinstance(schema, Mapping):
         return {"not": {}}
     if "$ref" in schema:
-        return _reduced_reference(schema, document, active)
+        return _reduced_reference(schema, place)
     if COVERED_KEYWORDS.issuperset(schema) and not {"type", "properties", "items", "required"} & set(schema):
         return {} if schema.get("additionalProperties", True) in (True, {}) else dict(schema)
-    if not _typed(schema) or any(keyword in schema for keyword in _NOT_APART):
+    if place.depth >= MAX_DEPTH or not _typed(schema) or any(keyword in schema for keyword in _NOT_APART):
         return dict(schema)
     properties = schema.get("properties", {})
     extra, required = schema.get("additionalProperties", True), schema.get("required", ())
@@ -42,20 +58,23 @@ def _reduced(schema: Any, document: Mapping[str, Any], active: frozenset[str]) -
     ):
         return dict(schema)
     kept = {key: value for key, value in schema.items() if key not in COVERED_KEYWORDS}
-    below = {name: _reduced(each, document, active) for name, each in properties.items()}
+    below = {name: _reduced(each, place.below()) for name, each in properties.items()}
     below = {name: each for name, each in below.items() if each}
-    items = _reduced(schema.get("items", True), document, active)
+    items = _reduced(schema.get("items", True), place.below())
     return kept | ({"properties": below} if below else {}) | ({"items": items} if items else {})
 
 
-def _reduced_reference(
-    schema: Mapping[str, Any], document: Mapping[str, Any], active: frozenset[str]
-) -> dict[str, Any]:
+def _reduced_reference(schema: Mapping[str, Any], place: _Place) -> dict[str, Any]:
     reference = schema["$ref"]
-    if reference in active or not COVERED_KEYWORDS.issuperset(schema) or len(active) > 16:
+    if (
+        reference in place.active
+        or not _REMARKS.issuperset(schema.keys() - {"$ref"})
+        or len(place.active) > 16
+    ):
         return dict(schema)
-    target = resolve_reference(document, reference)
-    return dict(schema) if _reduced(target, document, active | {reference}) else {}
+    target = resolve_reference(place.document, reference)
+    inside = _Place(place.document, place.active | {reference}, place.depth)
+    return dict(schema) if _reduced(target, inside) else {}
 
 
 def _typed(schema: Mapping[str, Any]) -> bool:

@@ -54,7 +54,7 @@ def _explained(address: Address, error: BaseException) -> str | None:
             return "the broker has shown no sign of life; its machine or the network is down"
         case exceptions.ConnectionClosedByBroker():
             return f"the broker has closed the connection: {error.reply_text}"
-        case AMQPConnectorStackTimeout() | TimeoutError():
+        case AMQPConnectorStackTimeout() | exceptions.ConnectionOpenAborted() | TimeoutError():
             return "no answer in time; check host, port and firewall"
         case _:
             return _network(error)

@@ -26,7 +26,7 @@ from milkrun.model.schema.event_schema import (
 
 Path = tuple[str, ...]
 
-_MAX_DEPTH = 64
+MAX_DEPTH = 64
 _MAX_READ = 10_000
 _DEFAULT_DECIMAL = (38, 9)
 COVERED_KEYWORDS = frozenset(
@@ -261,7 +261,7 @@ def _field(
     reading: _Reading, name: str, schema: Mapping[str, Any], path: Path, active: frozenset[str]
 ) -> pa.Field:
     kind = schema.get("type", _implied_type(schema))
-    if len(path) >= _MAX_DEPTH:
+    if len(path) >= MAX_DEPTH:
         reading.beyond = True
         return json_field(name)
     if kind == "object" and schema.get("properties"):
