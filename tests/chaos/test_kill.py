@@ -1,6 +1,6 @@
 """Workers killed at every step of the commit and while they recover: nothing lost, nothing doubled, order per key kept.
 
-A seed that failed once stays in `KEPT` for ever.
+A seed that failed once stays in `KEPT` for ever: these lost everything while a dead worker's leases lived on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.chaos.run import STEPS, run
 
 SEEDS = 200
 AT_A_TIME = 10
-KEPT: tuple[int, ...] = ()
+KEPT = (0, 1, 8, 9)
 
 # Where to look for each bug: an entrance through which it matters, and a step at which to die so that it shows.
 CATCHES = {
@@ -42,7 +42,8 @@ def test_killed_workers_lose_and_double_nothing(first: int, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("seed", KEPT)
 def test_seeds_that_failed_once(seed: int, tmp_path: Path) -> None:
-    _run_well(seed, tmp_path)
+    result = run(seed, tmp_path, entrance="files")
+    assert result.good, result
 
 
 @pytest.mark.soak

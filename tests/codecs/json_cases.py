@@ -233,7 +233,9 @@ _FINE = [
     Case("false", b'{"a":false}', A_BOOL, row={"a": False}),
     Case("a string that holds JSON", b'{"a":"{\\"x\\":1}"}', A_TEXT, row={"a": '{"x":1}'}),
     Case("string of 5 MB", b'{"a":"' + b"x" * 5_000_000 + b'"}', A_TEXT, row={"a": "x" * 5_000_000}),
-    Case("string of 1 MB of escapes", b'{"a":"' + b"\\n" * 500_000 + b'"}', A_TEXT, row={"a": "\n" * 500_000}),
+    Case(
+        "string of 1 MB of escapes", b'{"a":"' + b"\\n" * 500_000 + b'"}', A_TEXT, row={"a": "\n" * 500_000}
+    ),
 ]
 
 _DEPTH = [
@@ -245,7 +247,12 @@ _DEPTH = [
     Case("100,000 objects", b'{"a":' * 100_000 + b"1" + b"}" * 100_000, A_OPEN, code="depth"),
     Case("100,000 brackets without an object", b"[" * 100_000, A_OPEN, code="depth"),
     Case("brackets in a string", b'{"a":"' + b"[{" * 200 + b'"}', A_TEXT, row={"a": "[{" * 200}),
-    Case("brackets after an escaped quote", b'{"a":"\\"' + b"[" * 200 + b'"}', A_TEXT, row={"a": '"' + "[" * 200}),
+    Case(
+        "brackets after an escaped quote",
+        b'{"a":"\\"' + b"[" * 200 + b'"}',
+        A_TEXT,
+        row={"a": '"' + "[" * 200},
+    ),
     Case("wide, not deep", b'{"a":[' + b"[]," * 200 + b"[]]}", A_OPEN, row={"a": "[" + "[]," * 200 + "[]]"}),
 ]
 
@@ -265,7 +272,13 @@ _DUPLICATES = [
         row={"a": {"x": None, "y": "k"}},
         duplicates=1,
     ),
-    Case("duplicate in an open part stays", b'{"a":{"x":1,"x":2}}', A_OPEN, row={"a": '{"x":1,"x":2}'}, duplicates=1),
+    Case(
+        "duplicate in an open part stays",
+        b'{"a":{"x":1,"x":2}}',
+        A_OPEN,
+        row={"a": '{"x":1,"x":2}'},
+        duplicates=1,
+    ),
     Case("duplicate open part", b'{"a":[1],"a":[2]}', A_OPEN, row={"a": "[2]"}, duplicates=1),
     Case("duplicate unknown", b'{"z":1,"z":2}', A_INT, row={"a": None}, duplicates=1, unknown=((("z",), 1),)),
     Case("colons in strings are no keys", b'{"a":":\\":\\":x"}', A_TEXT, row={"a": ':":":x'}),
@@ -309,7 +322,9 @@ _NUMBERS = [
     Case("double that rounds to zero", b'{"a":1e-400}', A_DOUBLE, row={"a": 0.0}),
     Case("smallest double", b'{"a":5e-324}', A_DOUBLE, row={"a": 5e-324}),
     Case("double nearest to its text", b'{"a":0.1}', A_DOUBLE, row={"a": 0.1}),
-    Case("1e400 in an unknown field is JSON", b'{"a":1,"z":1e400}', A_INT, row={"a": 1}, unknown=((("z",), 1),)),
+    Case(
+        "1e400 in an unknown field is JSON", b'{"a":1,"z":1e400}', A_INT, row={"a": 1}, unknown=((("z",), 1),)
+    ),
     Case("1e400 in an open part is JSON", b'{"a":[1e400]}', A_OPEN, row={"a": "[1e400]"}),
 ]
 
@@ -446,8 +461,17 @@ _TYPES = [
     Case("required", b'{"a":1}', A_REQUIRED, row={"a": 1, "b": None}),
     Case("missing where required", b'{"b":1}', A_REQUIRED, code="required", path="a", offset=0),
     Case("null where required", b'{"b":1,"a":null}', A_REQUIRED, code="required", path="a", offset=11),
-    Case("null item where required", b'{"a":[1,null]}', A_ITEMS_REQUIRED, code="required", path="a[1]", offset=8),
-    Case("missing in an object", b'{"order":{"items":[]}}', A_DEEP, code="required", path="order.id", offset=9),
+    Case(
+        "null item where required",
+        b'{"a":[1,null]}',
+        A_ITEMS_REQUIRED,
+        code="required",
+        path="a[1]",
+        offset=8,
+    ),
+    Case(
+        "missing in an object", b'{"order":{"items":[]}}', A_DEEP, code="required", path="order.id", offset=9
+    ),
     Case(
         "missing in an item",
         b'{"order":{"id":"o","items":[{"sku":"s"},{"n":1}]}}',

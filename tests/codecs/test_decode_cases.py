@@ -64,9 +64,9 @@ def test_case_among_others(case: Case, engine: Engine) -> None:
     )
     assert _row(case, decoded, 1) == case.row
     for row in (0, 2):
-        assert set(decoded.columns.slice(row, 1).to_pylist()[0].values() if case.schema.fields.names else []) <= {
-            None
-        }
+        assert set(
+            decoded.columns.slice(row, 1).to_pylist()[0].values() if case.schema.fields.names else []
+        ) <= {None}
 
 
 def test_all_cases_of_a_schema_at_once(engine: Engine) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -219,7 +220,6 @@ def test_any_arrow_library_can_read(flow: Flow) -> None:
 
 
 def test_duckdb_can_ask(flow: Flow) -> None:
-    duckdb = pytest.importorskip("duckdb")
     with milkrun.open(flow.folder) as project:
         events = project.topic("shop.order").read(decode=True)  # noqa: F841 (named in the query)
         with duckdb.connect() as connection:

@@ -31,14 +31,14 @@ def test_slots_are_the_lowest_free_ones(tmp_path: Path) -> None:
 
 
 def test_signals_are_requests() -> None:
-    stopping = Stopping()
+    stopping, before = Stopping(), signal.getsignal(signal.SIGINT)
     with stopping.on_signals():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopping.requested.wait(5)
         assert not stopping.hurry.is_set()
         os.kill(os.getpid(), signal.SIGINT)
         assert stopping.hurry.wait(5)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 class Beside:

@@ -15,7 +15,7 @@ from milkrun.plugin import Sink, Source, SourceContext, TargetPosition
 from milkrun.testing.clock import ManualClock
 from milkrun.testing.cuts import Event, context, cut
 from milkrun.testing.fakes import ACK_SOURCE, MemoryTarget, NoConfig, SourceScript, received
-from milkrun.testing.sink_contract import SinkContract
+from milkrun.testing.sink_contract import StoredPositionContract
 from milkrun.testing.source_contract import SourceContract, accepted
 
 
@@ -41,7 +41,7 @@ class TestScriptedAckSource(TestScriptedSource):
         return SourceScript(capabilities=ACK_SOURCE)
 
 
-class TestMemorySink(SinkContract):
+class TestMemorySink(StoredPositionContract):
     def make(self, folder: Path) -> Sink:
         return self.target(folder).connector()(NoConfig(), context(folder))
 

@@ -82,7 +82,7 @@ class Router:
         topics = self._topics(found, len(received), faults)
         keys = self._keys(received, found, faults)
         timestamps, headers = self._timestamps(received, found, faults, now)
-        ids = found[self._id].cast(pa.string()) if self._id else pa.nulls(len(received), pa.string())
+        ids = _without_empty(found[self._id]) if self._id else pa.nulls(len(received), pa.string())
         if self._id:
             headers = with_headers(headers, [(ID_HEADER, ids.cast(pa.binary()))])
         types = found[self._type] if self._type else None
@@ -168,6 +168,12 @@ def as_text(column: pa.BinaryArray) -> pa.StringArray:
         return column.cast(pa.string())
     except pa.ArrowInvalid:
         return pa.array([_decoded(value) for value in column.to_pylist()], pa.string())
+
+
+def _without_empty(ids: pa.Array) -> pa.StringArray:
+    """The ids as strings, an empty one as none: events that share it are not repetitions of one another."""
+    texts = ids.cast(pa.string())
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
 def _decoded(value: bytes | None) -> str | None:

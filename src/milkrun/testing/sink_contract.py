@@ -35,7 +35,20 @@ from milkrun.testing.cuts import (
     orders,
 )
 
-__all__ = ["FULL", "ORDER", "SPARSE", "TYPES", "Event", "SinkContract", "context", "cut", "normal", "orders"]
+__all__ = [
+    "FULL",
+    "ORDER",
+    "SPARSE",
+    "TYPES",
+    "Event",
+    "SinkContract",
+    "StoredPositionContract",
+    "UpsertContract",
+    "context",
+    "cut",
+    "normal",
+    "orders",
+]
 
 
 class SinkContract(ABC):
@@ -52,10 +65,6 @@ class SinkContract(ABC):
         Values as pyarrow's `to_pylist` gives them (aware datetimes, Decimal, dict, list); an empty list where there is nothing.
         No sink may be open on the folder meanwhile.
         """
-
-    def make_upsert(self, folder: Path) -> Sink | None:
-        """A new sink that keeps the last event of each key; None where the connector has no such mode."""
-        return None
 
     def field_name(self, name: str) -> str:
         """How the target names a field of that name."""
@@ -178,18 +187,6 @@ class SinkContract(ABC):
                 sink.write(plan)
         assert self.held(tmp_path) == self.expected(orders(0, 1, 2, 3))
 
-    @pytest.mark.parametrize(("start", "end"), [(0, 2), (1, 3), (5, 6)])
-    def test_a_cut_that_does_not_follow_the_position_is_fenced(
-        self, tmp_path: Path, start: int, end: int
-    ) -> None:
-        self.deliver(tmp_path, cut(orders(0, 1), ORDER))
-        with self.opened(tmp_path) as sink:
-            if not self.is_stored(sink):
-                pytest.skip("names carry the position")
-            with pytest.raises(Fenced):
-                sink.write(sink.plan(cut(orders(start), ORDER, start=start, end=end)))
-        assert self.held(tmp_path) == self.expected(orders(0, 1))
-
     def test_a_recreated_topic_is_loaded_anew(self, tmp_path: Path) -> None:
         self.deliver(tmp_path, cut(orders(0, 1), ORDER))
         self.deliver(tmp_path, cut(orders(0), ORDER, incarnation="second"))
@@ -197,14 +194,6 @@ class SinkContract(ABC):
             wanted = TargetPosition("second", 1, 1) if self.is_stored(sink) else None
             assert sink.position(TopicPartition("shop.order", 0)) == wanted
         assert [row["_offset"] for row in self.held(tmp_path)] == [0, 0, 1]
-
-    def test_the_owner_of_a_topic_since_recreated_is_fenced(self, tmp_path: Path) -> None:
-        self.deliver(tmp_path, cut(orders(0, 1), ORDER), cut(orders(0), ORDER, incarnation="second"))
-        with self.opened(tmp_path) as sink:
-            if not self.is_stored(sink):
-                pytest.skip("names carry the position")
-            with pytest.raises(Fenced):
-                sink.write(sink.plan(cut(orders(2), ORDER)))
 
     # -- partitions and topics
 
@@ -310,14 +299,38 @@ class SinkContract(ABC):
             row for partition in (0, 1) for row in self.expected(written[partition], partition=partition)
         ]
 
+
+class StoredPositionContract(SinkContract):
+    """What a sink must do besides whose target stores the position."""
+
+    @pytest.mark.parametrize(("start", "end"), [(0, 2), (1, 3), (5, 6)])
+    def test_a_cut_that_does_not_follow_the_position_is_fenced(
+        self, tmp_path: Path, start: int, end: int
+    ) -> None:
+        self.deliver(tmp_path, cut(orders(0, 1), ORDER))
+        with self.opened(tmp_path) as sink, pytest.raises(Fenced):
+            sink.write(sink.plan(cut(orders(start), ORDER, start=start, end=end)))
+        assert self.held(tmp_path) == self.expected(orders(0, 1))
+
+    def test_the_owner_of_a_topic_since_recreated_is_fenced(self, tmp_path: Path) -> None:
+        self.deliver(tmp_path, cut(orders(0, 1), ORDER), cut(orders(0), ORDER, incarnation="second"))
+        with self.opened(tmp_path) as sink, pytest.raises(Fenced):
+            sink.write(sink.plan(cut(orders(2), ORDER)))
+
+
+class UpsertContract(SinkContract):
+    """What a sink must do besides that keeps the last event of each key when asked to."""
+
+    @abstractmethod
+    def make_upsert(self, folder: Path) -> Sink:
+        """A sink like that of `make` which keeps the last event of each key."""
+
     @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
     @given(data=st.data())
     def test_upsert_keeps_the_last_event_of_each_key(self, data: st.DataObject) -> None:
         with TemporaryDirectory() as name:
             folder = Path(name)
-            if self.make_upsert(folder) is None:
-                pytest.skip("the connector has no upsert")
-            written = _play(data, lambda: _not_none(self.make_upsert(folder)))
+            written = _play(data, lambda: self.make_upsert(folder))
             held = self.held(folder)
         assert held == [
             row
@@ -375,9 +388,3 @@ def _draw_events(data: st.DataObject, partition: int, start: int, grown: bool) -
 
 def _parts(events: Events) -> dict[str, Any]:
     return {name: getattr(events, name) for name in Events.__dataclass_fields__}
-
-
-def _not_none(sink: Sink | None) -> Sink:
-    if sink is None:
-        raise ValueError("the connector has no upsert")
-    return sink

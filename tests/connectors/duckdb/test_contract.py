@@ -8,15 +8,15 @@ from typing import Any
 import duckdb
 
 from milkrun.plugin.sink import Sink
-from milkrun.testing.sink_contract import SinkContract
+from milkrun.testing.sink_contract import StoredPositionContract, UpsertContract
 from tests.connectors.duckdb.warehouse import FILE, make
 
 
-class TestDuckDBSink(SinkContract):
+class TestDuckDBSink(StoredPositionContract, UpsertContract):
     def make(self, folder: Path) -> Sink:
         return make(folder)
 
-    def make_upsert(self, folder: Path) -> Sink | None:
+    def make_upsert(self, folder: Path) -> Sink:
         return make(folder, mode="upsert")
 
     def rows(self, folder: Path, topic: str) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ import pytest
 from milkrun.model.errors import ConfigError, ConfigErrors, Transient
 from milkrun.testing.clock import ManualClock
 from tests.connectors.http.service import EVENTS, Service, code, counts, event, make_source, serve
+from tests.needs import require
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("http")]
 
@@ -274,8 +275,7 @@ def test_workers_of_a_project_share_the_port_and_other_projects_do_not(tmp_path:
 @pytest.fixture
 def certificate(tmp_path: Path) -> dict[str, str]:
     """A certificate of its own for this machine, made by openssl."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
+    require("openssl is not installed", shutil.which("openssl") is not None)
     subject = ["-subj", "/CN=127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
     subprocess.run(

@@ -181,13 +181,12 @@ def open_lake():
 if len(sys.argv) not in (3, 4) or sys.argv[1] not in ("warehouse", "lake"):
     sys.exit(__doc__)
 with open_warehouse() if sys.argv[1] == "warehouse" else open_lake() as database:
-    answer = database.sql(sys.argv[2])
-    if answer is None:
-        print("done")
-    elif "--json" in sys.argv:
-        print(json.dumps({"columns": answer.columns, "rows": answer.fetchall()}, default=str))
+    if "--json" in sys.argv:
+        answer = database.execute(sys.argv[2])
+        columns = [column[0] for column in answer.description]
+        print(json.dumps({"columns": columns, "rows": answer.fetchall()}, default=str))
     else:
-        answer.show()
+        database.sql(sys.argv[2]).show()
 '''
 
 IGNORE = """\

@@ -151,7 +151,7 @@ class _Chunk:
 
     def _parse(self, seen: Screen) -> tuple[list[dict[str, Any]], list[int]]:
         """Each row's members, and the rows that must go the slow way."""
-        if self.ignore_case:
+        if self.ignore_case or self.plan.slow:
             slow = [row for row, item in enumerate(self._items) if item is not None]
             return [EMPTY] * len(self._items), slow
         items: Sequence[Any] = self._items

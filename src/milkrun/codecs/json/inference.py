@@ -132,7 +132,7 @@ class _Growth:
         """Look at one object."""
         for name, value in members.items():
             if name in self.below:
-                for each in _objects(value):
+                for each in _objects(value, self.below[name].level - self.level - 1):
                     self.below[name].observe(each)
             elif name not in self._names:
                 kind = _kind_of(value, self.level + 1)
@@ -166,12 +166,14 @@ def _members_of(kind: pa.DataType) -> tuple[list[pa.Field] | None, int]:
     return (list(kind), levels) if pa.types.is_struct(kind) else (None, levels)
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    if type(value) is dict:
-        yield value
+def _objects(value: Any, lists: int) -> Iterator[dict[str, Any]]:
+    """The objects that a value of the right type holds below so many lists."""
+    if lists == 0:
+        if type(value) is dict:
+            yield value
     elif type(value) is list:
         for item in value:
-            yield from _objects(item)
+            yield from _objects(item, lists - 1)
 
 
 def _with_members(known: pa.Field, members: list[pa.Field]) -> pa.Field:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from milkrun.codecs.json.decoding import MAX_DEPTH, parse_each
 from milkrun.codecs.json.faults import RowError, errors_batch
+from milkrun.codecs.json.plan import may_name_member
 from milkrun.codecs.json.screen import as_binary, screen
 from milkrun.codecs.json.text import Number, parse
 
@@ -182,8 +183,8 @@ def _scalar_at(members: Any, path: Path) -> str | None:
 def _picker(paths: tuple[Path, ...]) -> _Picker:
     tree: dict[str, Any] = {}
     for path in paths:
-        if not path or not _grow(tree, path):
-            # One path leads through another, or to the event itself: no struct says that.
+        if not path or not may_name_member(path) or not _grow(tree, path):
+            # One path leads through another, or to the event itself, or by a name msgspec doesn't take: no struct says that.
             return _Picker(paths, None, None, tuple(("none",) for _ in paths), _NOTHING)
     quick, attributes = _struct(tree, str | None, None)
     raw, _ = _struct(tree, msgspec.Raw, msgspec.Raw())

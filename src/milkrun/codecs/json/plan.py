@@ -6,7 +6,8 @@ Plans are immutable and kept for the schemas used last, since making one costs a
 from __future__ import annotations
 
 import decimal
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum, auto
@@ -24,6 +25,7 @@ ITEM = "[]"
 """The step of a path that stands for every item of a list."""
 
 LENIENT = Strictness()
+_ESCAPED = re.compile(r'[\x00-\x1f"\\]')
 
 
 class Shape(Enum):
@@ -85,13 +87,15 @@ class Plan:
     """A schema with the decoders that fit it.
 
     `parse` gives plain values, and numbers with a fraction as Decimal where a column needs them exact. `raw` gives the open
-    parts as they are written, in nested structs; None where there are none.
+    parts as they are written, in nested structs; None where there are none. `slow` plans have open parts that no struct can
+    name, and every row goes the slow way.
     """
 
     root: Node
     fields: tuple[pa.Field, ...]
     parse: Callable[[bytes], Any]
     raw: Callable[[bytes], Any] | None
+    slow: bool
 
     @property
     def schema(self) -> pa.Schema:
@@ -110,9 +114,21 @@ def make_plan(schema: EventSchema, strictness: Strictness) -> Plan:
     children = tuple(_node(field, (field.name,), strictness) for field in schema.fields)
     root = Node("", (), Shape.STRUCT, pa.struct([]), True, children=children, closed=() in strictness.closed)
     parse = msgspec.json.Decoder(float_hook=_exactly) if root.exact else msgspec.json.Decoder()
-    raw = msgspec.json.Decoder(_raw_type(root)) if root.opens else None
+    nameable = may_name_member(name for node in _below(root) if node.opens for name in node.raw_names)
+    raw = msgspec.json.Decoder(_raw_type(root)) if root.opens and nameable else None
     fields = tuple(field.with_nullable(True) for field in schema.fields)
-    return Plan(root, fields, parse.decode, raw.decode if raw is not None else None)
+    return Plan(root, fields, parse.decode, raw.decode if raw is not None else None, not nameable)
+
+
+def may_name_member(names: Iterable[str]) -> bool:
+    """Whether msgspec takes all of these as names in JSON: it refuses those that JSON text would have to escape."""
+    return not any(_ESCAPED.search(name) for name in names)
+
+
+def _below(node: Node) -> Iterator[Node]:
+    yield node
+    for child in node.children:
+        yield from _below(child)
 
 
 def _exactly(text: str) -> Decimal:

@@ -57,7 +57,11 @@ def parse(value: bytes, max_depth: int) -> Parsed:
         made = dict(pairs)
         if len(made) < len(pairs):
             duplicates[0] += len(pairs) - len(made)
-            made = dict(reversed(dict(reversed(pairs)).items()))  # each key where it stands last
+            made = {}
+            for key, value in pairs:
+                # The last one wins, and stands where it was written.
+                made.pop(key, None)
+                made[key] = value
         return made
 
     try:
