@@ -101,7 +101,7 @@ def lake_rows(folder: Path) -> list[Row]:
     query = (
         f"SELECT {_COLUMNS} FROM read_parquet('{pattern}', union_by_name = true, hive_partitioning = false)"
     )
-    return [Row(*row) for row in duckdb.sql(query).fetchall()]
+    return [Row(*row) for row in duckdb.execute(query).fetchall()]
 
 
 def read_journal(path: Path) -> list[Told]:

@@ -215,7 +215,9 @@ def run(
     seconds, the last worker may take to finish."""
     rng = random.Random(seed)
     places = Places(folder)
-    chosen: Entrance = entrance or rng.choice(("files", "http"))
+    entrances: tuple[Entrance, ...] = ("files", "http")
+    drawn = rng.choice(entrances)
+    chosen = entrance or drawn
     port = free_port()
     spec = project(places, chosen, port)
     places.input.touch()

@@ -6,6 +6,7 @@ What a test learns here is what a user could learn; nothing reaches into the wor
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import signal
@@ -13,10 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import structlog
+
+from milkrun.cli.app import run
 from tests.chaos.run import free_port
 
 PATIENCE = 60.0
@@ -31,6 +36,15 @@ def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain until {what}"
         time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
 
 
 class Station:
@@ -122,21 +136,19 @@ class Station:
         finally:
             connection.close()
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a `milkrun` command on the project."""
-        return subprocess.run(
-            [*COMMAND, *arguments, "-p", str(self.folder)],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+    def command(self, *arguments: str) -> Done:
+        """Run a `milkrun` command on the project, in this process (starting another takes a second)."""
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = run([*arguments, "-p", str(self.folder)])
+        structlog.reset_defaults()
+        return Done(code, out.getvalue(), err.getvalue())
 
     def asked(self, *arguments: str) -> Any:
         """The JSON that a `milkrun` command gives, whatever its exit code."""
         done = self.command(*arguments, "-o", "json")
-        assert done.stdout, done.stderr
-        return json.loads(done.stdout)
+        assert done.out, done.err
+        return json.loads(done.out)
 
     def task(self, name: str) -> dict[str, Any]:
         """A task's status."""
@@ -161,9 +173,9 @@ class Station:
     def prove(self) -> None:
         """The ledger is even and the targets hold what they must."""
         ledger = self.command("ledger")
-        assert ledger.returncode == 0, ledger.stdout + ledger.stderr
+        assert ledger.code == 0, ledger.out + ledger.err
         verified = self.command("verify")
-        assert verified.returncode == 0, verified.stdout + verified.stderr
+        assert verified.code == 0, verified.out + verified.err
 
     def resident(self) -> int:
         """Bytes of memory that the process had at most, as /proc has it."""

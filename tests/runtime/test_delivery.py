@@ -44,10 +44,12 @@ def test_a_cut_is_due_by_rows(shop: Shop) -> None:
     delivery.recover()
     shop.append([body(n=0), body(n=1)])
     assert delivery.due_in() == 60.0
-    shop.append([body(n=2), body(n=3)])
+    assert delivery.advance() == 2
+    shop.append([body(n=n) for n in range(2, 6)])
     assert delivery.due_in() == 0.0
-    assert (delivery.advance(), delivery.offset, shop.committed()) == (3, 3, 3)
-    assert shop.target.writes == [(delivery.partition, 0, 3)]
+    assert (delivery.advance(), delivery.offset, shop.committed()) == (3, 5, 5)
+    assert shop.target.writes == [(delivery.partition, 0, 2), (delivery.partition, 2, 5)]
+    assert delivery.due_in() == 60.0
 
 
 def test_a_cut_is_due_by_bytes(shop: Shop) -> None:

@@ -82,7 +82,7 @@ def test_a_crash_at_every_place(
 
 @pytest.mark.parametrize("capabilities", [STORED_SINK, NAMED_SINK], ids=["stored", "named"])
 @pytest.mark.parametrize("again", ["recovering", *PLACES[1:]])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PLACES[:-1])
 def test_a_crash_while_recovering(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, place: str, again: str, capabilities: SinkCapabilities
 ) -> None:

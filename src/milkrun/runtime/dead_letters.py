@@ -18,6 +18,7 @@ from milkrun.model.spec import dead_letter_topic
 from milkrun.runtime.columns import with_headers
 
 _PREFIX = "milkrun.dead."
+_FIRST = _PREFIX + "stage"
 _FIELDS = ("stage", "party", "code", "message", "path", "topic", "partition", "offset", "version")
 
 
@@ -116,21 +117,16 @@ def _shown(value: bytes | None) -> Any:
 
 def parse(pipeline: str, batch: Batch) -> Iterator[DeadLetter]:
     """The dead letters in a batch of `_dead.<pipeline>`."""
-    events = batch.events
     assert batch.topic == dead_letter_topic(pipeline)
-    for row in events.to_pylist():
-        info: dict[str, str] = {}
-        kept: list[tuple[str, bytes | None]] = []
-        for header in row["headers"]:
-            name, value = header["key"], header["value"]
-            if name.startswith(_PREFIX):
-                info[name.removeprefix(_PREFIX)] = (value or b"").decode(errors="replace")
-            else:
-                kept.append((name, value))
+    # By column: through datetime and float, milliseconds would be off by one here and there.
+    stamps = batch.events.column("timestamp").cast(pa.int64()).to_pylist()
+    events = batch.events.select(["offset", "key", "value", "headers"])
+    for timestamp, row in zip(stamps, events.to_pylist(), strict=True):
+        kept, info = _told_apart([(header["key"], header["value"]) for header in row["headers"]])
         yield DeadLetter(
             id=f"{batch.partition}:{row['offset']}",
             pipeline=pipeline,
-            timestamp=int(row["timestamp"].timestamp() * 1000),
+            timestamp=timestamp,
             key=row["key"],
             value=row["value"],
             headers=kept,
@@ -144,3 +140,15 @@ def parse(pipeline: str, batch: Batch) -> Iterator[DeadLetter]:
             offset=int(info["offset"]) if "offset" in info else None,
             version=info.get("version", ""),
         )
+
+
+def _told_apart(
+    headers: list[tuple[str, bytes | None]],
+) -> tuple[list[tuple[str, bytes | None]], dict[str, str]]:
+    """The event's own headers, and what `records` put behind them: a producer may have sent such names too."""
+    names = [name for name, _ in headers]
+    ours = len(names) - names[::-1].index(_FIRST) - 1 if _FIRST in names else len(names)
+    info = {
+        name.removeprefix(_PREFIX): (value or b"").decode(errors="replace") for name, value in headers[ours:]
+    }
+    return headers[:ours], info

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from milkrun.log.protocol import Lease, Log
-from milkrun.model.batch import BATCH_SCHEMA, TopicPartition
+from milkrun.model.batch import BATCH_SCHEMA, Batch, TopicPartition
 from milkrun.model.clock import Clock
-from milkrun.model.errors import GapError, NotFound, OffsetOutOfRange
+from milkrun.model.errors import GapError, NotFound, OffsetOutOfRange, Reopen
 from milkrun.model.faults import reach
 from milkrun.model.ledger import Stage
 from milkrun.model.spec import PipelineSpec, SinkSpec, dead_letter_topic
@@ -121,21 +121,9 @@ class Delivery:
         return 0.0 if full else age_left
 
     def advance(self) -> int:
-        """Cut and deliver what waits; the number of events that are done with."""
-        cut_spec = self._spec.cut
-        try:
-            batch = self._log.read(
-                self.partition.topic,
-                self.partition.partition,
-                self._offset,
-                max_rows=cut_spec.rows,
-                max_bytes=cut_spec.bytes,
-            )
-        except OffsetOutOfRange as error:
-            raise GapError(
-                f"{self.partition}: events from offset {self._offset} to {error.start} were removed by retention before "
-                f"{self._group} had them; give the topic a longer retention, and the sink another name to start afresh"
-            ) from error
+        """Cut and deliver what waits; the number of events that are done with. Reopen where the topic has been created anew."""
+        self._check_incarnation()
+        batch = self._read(self._offset, self._spec.cut.rows, self._spec.cut.bytes)
         self._waiting_since = None
         if batch.next_offset == self._offset:
             return 0
@@ -148,6 +136,28 @@ class Delivery:
         self._write(cut, prepared)
         self._settle(cut, batch.events, prepared)
         return len(batch)
+
+    def _check_incarnation(self) -> None:
+        """The offsets of a topic that was created anew begin at 0: it must not look delivered already."""
+        info = self._log.topic(self.partition.topic)
+        if info is None or info.incarnation != self._incarnation:
+            raise Reopen(f"the topic {self.partition.topic} has been deleted or created anew")
+
+    def _read(self, offset: int, max_rows: int, max_bytes: int = 1 << 26) -> Batch:
+        """Events from `offset` on. GapError where retention has removed them."""
+        topic, number = self.partition.topic, self.partition.partition
+        try:
+            return self._log.read(topic, number, offset, max_rows=max_rows, max_bytes=max_bytes)
+        except OffsetOutOfRange as error:
+            if offset > error.end:
+                raise GapError(
+                    f"{self.partition}: {self._group} is at offset {offset}, the log ends at {error.end}; the log was restored "
+                    "from an older copy"
+                ) from error
+            raise GapError(
+                f"{self.partition}: events from offset {offset} to {error.start} were removed by retention before "
+                f"{self._group} had them; give the topic a longer retention, and the sink another name to start afresh"
+            ) from error
 
     def _decode(self, events: pa.RecordBatch) -> tuple[int, Prepared]:
         """Decode by the newest schema, and grow that until it names all the fields there are."""
@@ -252,8 +262,11 @@ class Delivery:
         if target is None:
             raise self._lost_position()
         if target.offset != committed:
+            known = (
+                "the log says that nothing was delivered" if committed is None else f"the log at {committed}"
+            )
             raise GapError(
-                f"{self.partition}: the target of {self._group} is at offset {target.offset}, the log at {committed}; the target or "
+                f"{self.partition}: the target of {self._group} is at offset {target.offset}, {known}; the target or "
                 "the log was restored from an older copy, or another log writes there"
             )
 
@@ -266,9 +279,7 @@ class Delivery:
     def _reread(self, cut: Cut) -> pa.RecordBatch:
         parts, offset = [], cut.start
         while offset < cut.end:
-            batch = self._log.read(
-                self.partition.topic, self.partition.partition, offset, max_rows=cut.end - offset
-            )
+            batch = self._read(offset, cut.end - offset)
             if batch.next_offset == offset:
                 break
             parts.append(batch.events)

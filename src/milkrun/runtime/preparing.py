@@ -25,6 +25,9 @@ from milkrun.runtime.routing import as_text, select
 DECODE_ROWS = 8_192
 """Rows decoded at a time: what a decoder holds beside the columns is bounded by this."""
 
+_MILLISECONDS = r"^[0-9]{1,14}$"
+"""Decimal Unix milliseconds, to the year 5138."""
+
 
 class Filter:
     """A sink's `only`: which events it takes."""
@@ -63,8 +66,11 @@ class Prepared:
         return pa.chunked_array([as_text(self._header(ID_HEADER))])
 
     def received_at(self) -> pa.ChunkedArray:
-        """When the events were received."""
-        stamped = as_text(self._header(RECEIVED_HEADER)).cast(pa.int64()).cast(TIMESTAMP)
+        """When the events were received; their timestamps where no header tells it. A producer may have written that header: what
+        is no time in it is passed over."""
+        texts = as_text(self._header(RECEIVED_HEADER))
+        usable = pc.match_substring_regex(texts, _MILLISECONDS).fill_null(False)
+        stamped = pc.if_else(usable, texts, None).cast(pa.int64()).cast(TIMESTAMP)
         return pa.chunked_array([pc.coalesce(stamped, self.batch.column("timestamp").combine_chunks())])
 
     def _header(self, name: str) -> pa.BinaryArray:

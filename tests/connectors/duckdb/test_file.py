@@ -221,7 +221,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
         # The superuser may write everywhere; an ordinary user's thread of this process may not.
         os.seteuid(65_534)
     try:
-        with pytest.raises(Refused, match="may not be written|can't be"):
+        with pytest.raises(Refused, match=r"may not be written|can't be"):
             deliver(make(tmp_path))
     finally:
         os.seteuid(os.getuid())

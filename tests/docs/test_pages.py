@@ -1,0 +1,85 @@
+"""What pages show must be true: YAML is read by Milkrun, Python compiles, links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from milkrun.control.loading import load
+from tests.docs.blocks import README, Block, blocks, pages
+
+_ENVIRONMENT = {
+    "RABBITMQ_URL": "amqp://guest:guest@127.0.0.1/",
+    "LAKE_KEY": "key",
+    "LAKE_SECRET": "secret",
+}
+_HEAD = {"name", "log", "server", "defaults", "teams"}
+_BODY = {"pipeline", "owner", "description", "sources", "schema", "topics", "sinks"}
+_SOURCE = {"app": {"http": {"listen": "127.0.0.1:8080"}, "topic": "shop.{body.type}"}}
+_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+YAML_BLOCKS = [block for page in pages() for block in blocks(page) if block.language == "yaml"]
+PYTHON_BLOCKS = [block for page in pages() for block in blocks(page) if block.language == "python"]
+
+
+@pytest.mark.parametrize("block", YAML_BLOCKS, ids=str)
+def test_yaml_is_a_projects(block: Block, tmp_path: Path) -> None:
+    """A whole file of a project, or a part of a pipeline, to which the rest is added."""
+    document = YAML(typ="safe", pure=True).load(block.text)
+    assert isinstance(document, dict)
+    files = _files(document)
+    for name, part in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        YAML(typ="safe", pure=True).dump(part, out := StringIO())
+        path.write_text(out.getvalue())
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas" / "order.json").write_text('{"type": "object"}')
+    assert load(tmp_path, _ENVIRONMENT).spec.name
+
+
+def _files(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The project files that hold what the block shows."""
+    head = {"name": "docs"}
+    if document.keys() <= _HEAD:
+        return {"milkrun.yaml": head | document}
+    if not document.keys() <= _BODY:
+        # Options of a Parquet sink, as the page on S3 shows them without what is around.
+        document = {"sinks": {"lake": {"parquet": document}}}
+    return {"milkrun.yaml": head, "pipelines/shop.yaml": {"sources": _SOURCE} | dict(document)}
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=str)
+def test_python_compiles(block: Block) -> None:
+    ast.parse(block.text, str(block))
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    missing = [
+        target
+        for target in _LINK.findall(text)
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert not missing
+
+
+def test_the_index_names_every_page() -> None:
+    index = README.parent / "docs" / "README.md"
+    text = index.read_text(encoding="utf-8")
+    targets = {(index.parent / target).resolve() for target in _LINK.findall(text) if "://" not in target}
+    decisions = index.parent / "decisions"
+    unnamed = [
+        page
+        for page in pages()
+        if page not in (README, index) and page.parent != decisions and page.resolve() not in targets
+    ]
+    assert not unnamed
