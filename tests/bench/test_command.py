@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 KEYS = {"name", "events", "seconds", "events_per_s", "cpu_us_per_event", "peak_rss_mb", "reference", "ratio"}
 
@@ -15,6 +17,7 @@ def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_quick_run_writes_results_and_a_table(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     wanted = ["log-append", "log-to-parquet"]

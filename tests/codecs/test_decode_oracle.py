@@ -8,15 +8,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milkrun.codecs.json import decode, grown, infer, pick
 from milkrun.codecs.json.screen import screen
 from milkrun.codecs.json.times import parse_timestamp, timestamps
 from milkrun.model.schema import EventSchema, json_field
-from tests.codecs.documents import EVENTS, damaged, texts
+from tests.codecs.documents import EVENTS, PLAIN, VALUES, damaged, schema_fields, texts, written
 
+SETTINGS = settings(deadline=None, max_examples=60)
 OPEN = EventSchema(pa.schema([json_field("a"), json_field("b"), json_field("é")]))
 EMPTY = EventSchema(pa.schema([]))
 
@@ -47,6 +48,7 @@ def has_lone_surrogate_in_dropped_key(text: bytes) -> bool:
     return any(pairs) and b"\\u" in text
 
 
+@SETTINGS
 @given(st.lists(texts(), max_size=6))
 def test_valid_events_come_out_as_they_went_in(bodies: list[bytes]) -> None:
     decoded = decode(pa.array(bodies, pa.binary()), OPEN, rest=True)
@@ -61,6 +63,7 @@ def test_valid_events_come_out_as_they_went_in(bodies: list[bytes]) -> None:
         assert found == expected
 
 
+@SETTINGS
 @given(st.lists(texts() | damaged() | st.binary(max_size=12) | st.none(), max_size=8))
 def test_damage_stays_in_its_row(bodies: list[bytes | None]) -> None:
     values = pa.array(bodies, pa.binary())
@@ -83,6 +86,7 @@ def test_damage_stays_in_its_row(bodies: list[bytes | None]) -> None:
     assert pick(values, []).errors.equals(picked.errors)
 
 
+@SETTINGS
 @given(st.lists(EVENTS, max_size=6))
 def test_what_is_inferred_fits_or_is_refused_by_type(events: list[dict[str, Any]]) -> None:
     values = pa.array([json.dumps(event).encode() for event in events], pa.binary())
@@ -96,6 +100,20 @@ def test_what_is_inferred_fits_or_is_refused_by_type(events: list[dict[str, Any]
         assert decoded.errors.num_rows == 0
 
 
+@SETTINGS
+@given(st.data(), st.lists(st.dictionaries(PLAIN, VALUES, max_size=4), min_size=1, max_size=5))
+def test_quick_way_and_exact_way_agree(data: st.DataObject, events: list[dict[str, Any]]) -> None:
+    """Without case every row goes the exact way: same columns, same errors, same counts as by columns."""
+    schema = EventSchema(pa.schema(data.draw(schema_fields())))
+    values = pa.array([written(data.draw, event) for event in events], pa.binary())
+    quick, exact = decode(values, schema, rest=True), decode(values, schema, rest=True, ignore_case=True)
+    assert quick.columns.to_pylist() == exact.columns.to_pylist()
+    assert quick.errors.equals(exact.errors)
+    assert (quick.unknown, quick.duplicates) == (exact.unknown, exact.duplicates)
+    quick.columns.validate(full=True)
+
+
+@SETTINGS
 @given(EVENTS)
 def test_one_event_survives_its_own_schema(event: dict[str, Any]) -> None:
     """Typed columns hold the event exactly, but for nulls and empty lists nobody could type."""
@@ -109,6 +127,7 @@ def test_one_event_survives_its_own_schema(event: dict[str, Any]) -> None:
             assert row[field.name] == event[field.name]
 
 
+@SETTINGS
 @given(st.lists(texts() | damaged(), max_size=5))
 def test_slices_and_chunks_change_nothing(bodies: list[bytes]) -> None:
     whole = pa.array([b"{}", *bodies, b"x"], pa.binary()).slice(1, len(bodies))
@@ -119,6 +138,7 @@ def test_slices_and_chunks_change_nothing(bodies: list[bytes]) -> None:
     assert (first.unknown, first.duplicates) == (second.unknown, second.duplicates)
 
 
+@SETTINGS
 @given(texts())
 def test_keys_are_never_undercounted(body: bytes) -> None:
     """A duplicate could hide behind a count that is too low; so where counting bytes can't tell, the row is called loose."""
@@ -133,6 +153,7 @@ def test_keys_are_never_undercounted(body: bytes) -> None:
     assert seen.loose[0] or seen.keys[0] >= written
 
 
+@SETTINGS
 @given(
     st.from_regex(
         r"(000|2|9)[0-9]{3}-[01][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-6][0-9]:[0-6][0-9](\.[0-9]{1,9})?(Z|[+-][0-2][0-9]:[0-6][0-9])",

@@ -151,8 +151,10 @@ class Station:
         return json.loads(done.out)
 
     def task(self, name: str) -> dict[str, Any]:
-        """A task's status."""
-        return next(task for task in self.asked("status")["tasks"] if task["name"] == name)
+        """A task's status; before anything has run, an absent one."""
+        tasks = self.asked("status").get("tasks", ())
+        absent = {"name": name, "state": "absent", "error": None}
+        return next((task for task in tasks if task["name"] == name), absent)
 
     def delivered(self) -> Self:
         """Wait until no sink has anything left to do."""

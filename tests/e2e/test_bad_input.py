@@ -156,7 +156,9 @@ def test_ids_that_are_no_ids(shop: Station) -> None:
     answer = send(shop, bodies)
     assert answer["duplicates"] == 1
     shop.finish()
-    assert ask(shop, "SELECT count(*) FROM shop_order") == [(2 * len(bodies),)]
+    # The column `id` is text by then: for the sinks the objects and the number are of the wrong type.
+    assert [(group["code"], group["count"]) for group in shop.asked("dead")] == [("type", 3)] * 2
+    assert ask(shop, "SELECT count(*) FROM shop_order") == [(2 * len(bodies) - 3,)]
 
 
 def test_a_field_that_changes_its_type_is_a_dead_letter_of_each_sink(shop: Station) -> None:
@@ -303,7 +305,7 @@ def test_an_unreachable_broker_is_in_the_status_and_others_go_on(tmp_path: Path)
 def test_an_unreachable_target_ends_a_command_with_3(tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     lake = (
-        "lake: {parquet: {url: s3://lake/x, s3: {endpoint: ENDPOINT, access_key: a, secret_key: hidden-word}}}"
+        "lake: {parquet: {url: s3://lake/x, s3: {endpoint: ENDPOINT, allow_http: true, access_key: a, secret_key: hidden-word}}}"
     ).replace("ENDPOINT", endpoint)
     text = FILES.replace("warehouse: {duckdb: {path: warehouse.duckdb}, cut: {every: 50ms}}", lake)
     with station(tmp_path / "shop", text) as shop:

@@ -112,7 +112,7 @@ class Broker:
         """Kill the node at once (SIGKILL)."""
         self._end(signal.SIGKILL)
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send the running node a signal, such as SIGSTOP."""
         assert self._node is not None
         self._node.send_signal(number)

@@ -134,6 +134,10 @@ class Log(ABC):
     def partition(self, topic: str, partition: int) -> PartitionInfo:
         """How a partition stands. NotFound where there is none."""
 
+    @abstractmethod
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """A partition's start and end offsets, at a cost that doesn't grow with what it holds. NotFound where there is none."""
+
     # -- writing
 
     @abstractmethod

@@ -76,12 +76,23 @@ class Delivery:
         self._cut_key = cut_key(pipeline.name, spec.name, partition.topic, partition.partition)
         self._incarnation = ""
         self._offset = 0
+        self._advanced_at = 0.0
         self._waiting_since: float | None = None
 
     @property
     def offset(self) -> int:
         """The next event to deliver."""
         return self._offset
+
+    @property
+    def incarnation(self) -> str:
+        """The topic's incarnation that it delivers, once recovered."""
+        return self._incarnation
+
+    @property
+    def advanced_at(self) -> float:
+        """The monotonic time at which it last had its turn; 0 before the first."""
+        return self._advanced_at
 
     def recover(self) -> int:
         """Find out where to go on, finishing a cut that was under way; the events delivered by that.
@@ -99,14 +110,17 @@ class Delivery:
         if cut is not None and cut.incarnation == self._incarnation:
             self._offset = cut.start if committed is None else committed
             return self._finish(cut)
-        self._offset = self._log.partition(topic, number).start if committed is None else committed
+        self._offset = self._log.bounds(topic, number)[0] if committed is None else committed
         if self._sink.capabilities.position == "stored":
             self._check_target(committed)
         return 0
 
     def due_in(self) -> float | None:
-        """Seconds until the next cut is due (0: now); None while nothing waits."""
-        end = self._log.partition(self.partition.topic, self.partition.partition).end
+        """Seconds until the next cut is due (0: now); None while nothing waits. Reopen where the topic has been deleted."""
+        try:
+            _, end = self._log.bounds(self.partition.topic, self.partition.partition)
+        except NotFound as error:
+            raise Reopen(f"the topic {self.partition.topic} has been deleted") from error
         if end <= self._offset:
             self._waiting_since = None
             return None
@@ -122,6 +136,7 @@ class Delivery:
 
     def advance(self) -> int:
         """Cut and deliver what waits; the number of events that are done with. Reopen where the topic has been created anew."""
+        self._advanced_at = self._clock.monotonic()
         self._check_incarnation()
         batch = self._read(self._offset, self._spec.cut.rows, self._spec.cut.bytes)
         self._waiting_since = None

@@ -55,11 +55,12 @@ class Progress:
             return (self._clock.now() - self._since) / 1000
 
     def moved(self, events: int) -> None:
-        """The task moved events durably."""
+        """The task moved events durably; none at all is work done well, but no progress."""
         with self._lock:
             self._enter(State.RUNNING)
             self._events += events
-            self._last_progress = self._clock.now()
+            if events:
+                self._last_progress = self._clock.now()
 
     def at(self, state: State, error: str | None = None) -> None:
         """The task's last turn ended so."""

@@ -61,7 +61,7 @@ class SinkTask(Task):
         self._member = member
         self._group = f"sink:{party_key(pipeline.name, spec.name)}"
         self._deliveries: dict[TopicPartition, Delivery] = {}
-        self._wanted: tuple[TopicPartition, ...] = ()
+        self._wanted: dict[TopicPartition, str] = {}
         self._renew_at = 0.0
         self._discover_at = 0.0
         self._flushing = False
@@ -75,10 +75,10 @@ class SinkTask(Task):
         return self._quiet and all(self._delivered(partition) for partition in self._partitions())
 
     def _delivered(self, partition: TopicPartition) -> bool:
-        info = self._log.partition(partition.topic, partition.partition)
+        start, end = self._log.bounds(partition.topic, partition.partition)
         group = party_key(self._pipeline.name, self._spec.name)
         committed = self._log.committed(group, partition.topic, partition.partition)
-        return info.end == (info.start if committed is None else committed)
+        return end == (start if committed is None else committed)
 
     def flush(self) -> None:
         """From now on deliver at once whatever waits, however little."""
@@ -88,7 +88,7 @@ class SinkTask(Task):
         kind = sink_class(self._spec.connector)
         config = parse(kind.Config, self._spec.config)
         sink = kind(config, SinkContext(self._pipeline.name, self._spec.name, self._folder, self._clock))
-        self._deliveries, self._wanted = {}, ()
+        self._deliveries, self._wanted = {}, {}
         self._renew_at = self._discover_at = 0.0
         self._log.create_topic(TopicSpec(dead_letter_topic(self._pipeline.name)))
         schemas = TopicSchemas(
@@ -123,9 +123,12 @@ class SinkTask(Task):
                 self._clock.wait(self._stop, min(max(next_due, SHORTEST_WAIT), 0.05))
 
     def _turn(self) -> tuple[bool, float | None]:
-        """One cut of each partition where it is due. Whether any was, and the seconds until the next one is."""
+        """One cut of each partition where it is due. Whether any was, and the seconds until the next one is.
+
+        Whoever waited longest is first: a turn that ends early, to renew leases, doesn't starve the same partitions each time.
+        """
         moved, soonest = False, None
-        for delivery in self._deliveries.values():
+        for delivery in sorted(self._deliveries.values(), key=lambda each: each.advanced_at):
             due = delivery.due_in()
             if due is None:
                 continue
@@ -157,24 +160,30 @@ class SinkTask(Task):
         }
         self._take_up(sink, schemas, wanted, leases)
 
-    def _partitions(self) -> tuple[TopicPartition, ...]:
-        return tuple(
-            TopicPartition(info.spec.name, number)
+    def _partitions(self) -> dict[TopicPartition, str]:
+        """The partitions of the topics that it takes, each with its topic's incarnation."""
+        return {
+            TopicPartition(info.spec.name, number): info.incarnation
             for info in self._log.topics()
             if matches(info.spec.name, self._spec.topics)
             for number in range(info.spec.partitions)
-        )
+        }
 
     def _take_up(
-        self, sink: Sink, schemas: TopicSchemas, wanted: tuple[TopicPartition, ...], leases: dict[str, Lease]
+        self,
+        sink: Sink,
+        schemas: TopicSchemas,
+        wanted: dict[TopicPartition, str],
+        leases: dict[str, Lease],
     ) -> None:
         held: dict[TopicPartition, Delivery] = {}
-        for partition in wanted:
+        for partition, incarnation in wanted.items():
             lease = leases.get(ALL) or leases.get(str(partition))
             if lease is None:
                 continue
             delivery = self._deliveries.get(partition)
-            if delivery is None or delivery.lease is None or delivery.lease.epoch != lease.epoch:
+            known = None if delivery is None else (delivery.lease, delivery.incarnation)
+            if delivery is None or known != (lease, incarnation):
                 delivery = Delivery(
                     self._pipeline,
                     self._spec,

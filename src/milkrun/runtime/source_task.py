@@ -102,12 +102,12 @@ class SourceTask(Task):
                 if lease is None:
                     return
             received = source.poll(MAX_EVENTS, POLL_SECONDS)
-            self._backoff.reset()
             if received is not None:
                 self._take_in(source, ingest, received, lease)
             else:
                 self._polled_nothing = True
                 self.progress.at(State.IDLE)
+            self._backoff.reset()
             if drain_until is not None and (received is None or self._clock.monotonic() >= drain_until):
                 return
 

@@ -201,6 +201,7 @@ class LogContract(ABC):
         append(log, "shop", [b"a", b"b"])
         info = log.partition("shop", 0)
         assert (info.start, info.end, info.rows) == (0, 2, 2)
+        assert log.bounds("shop", 0) == (0, 2)
         assert info.bytes > 0
 
     # -- transactions

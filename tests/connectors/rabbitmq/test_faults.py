@@ -172,7 +172,7 @@ def test_a_broker_that_hangs(
 ) -> None:
     declare(client, queue)
     source = consumers.open(queue)
-    broker.signal(signal.SIGSTOP)
+    broker.send(signal.SIGSTOP)
     try:
         begun = time.monotonic()
         source.close()
@@ -180,7 +180,7 @@ def test_a_broker_that_hangs(
         with pytest.raises(Unreachable, match="no answer in time"):
             consumers.open(queue, connect_timeout=0.5)
     finally:
-        broker.signal(signal.SIGCONT)
+        broker.send(signal.SIGCONT)
 
 
 # -- logins

@@ -12,13 +12,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from milkrun.cli import proof
-from milkrun.cli.common import Common
 from milkrun.cli.demo import broker
 from milkrun.cli.demo.folder import DemoFolder, prepare
 from milkrun.cli.demo.stage import Stage
 from milkrun.cli.demo.story import Ending, Story
 from milkrun.cli.output import Format, Output
+from milkrun.control.ledgers import LedgerReport
 
 FOLDER = Path("milkrun-demo")
 SECONDS = 12.0
@@ -50,7 +49,7 @@ def demo(
     url = broker.find_broker(queue)
     made = prepare(folder, broker_url=url, queue=queue, fresh=fresh)
     client = broker.RabbitMQClient(url, queue) if url else None
-    way = f"publish to the RabbitMQ queue {queue}" if url else "append to a file (no RabbitMQ was found)"
+    way = f"publish to the RabbitMQ queue {queue}" if url else "append to a file, as no RabbitMQ was found"
     _introduce(stage, made)
     try:
         ending = Story(made, stage, client, way).run(seconds)
@@ -60,22 +59,22 @@ def demo(
     if output == "json":
         out.json(_json(made, ending))
     else:
-        _show(stage, made, ending)
+        _show(stage, ending)
         _what_next(stage, made, queue if url else None)
     return 0 if ending.even else 1
 
 
 def _introduce(stage: Stage, folder: DemoFolder) -> None:
     stage.plain("Milkrun: a grocery shop's events, exactly once into DuckDB and Parquet", style="bold")
-    stage.plain(f"the project is in {folder.path}: read pipelines/shop.yaml there")
+    stage.plain(f"the project is in {_shown(folder.path)}: read pipelines/shop.yaml there")
 
 
-def _show(stage: Stage, folder: DemoFolder, ending: Ending) -> None:
+def _show(stage: Stage, ending: Ending) -> None:
     stage.heading("4  What was refused is kept, with its cause")
     rows = [(g.count, f"{g.stage} {g.party}", g.code, g.message) for g in ending.dead]
     stage.table(("events", "refused by", "code", "cause"), rows)
     stage.heading("5  The ledger: accepted = delivered + filtered + dead + in flight")
-    proof.ledger(common=Common(project=folder.path))
+    _show_ledger(stage, ending.ledger)
     checks = ending.verification.checks
     stage.plain(
         f"verify read the targets back: {sum(check.found for check in checks):,} rows, "
@@ -91,6 +90,23 @@ def _show(stage: Stage, folder: DemoFolder, ending: Ending) -> None:
     stage.plain(ending.proof.text(), style="bold green" if ending.even else "bold red")
     if not ending.even:
         stage.plain("NOT EVEN: this must never happen, please report it", style="bold red")
+
+
+def _show_ledger(stage: Stage, ledger: LedgerReport) -> None:
+    rows = [
+        (row.topic, row.accepted, sink.sink, sink.delivered, sink.filtered, sink.dead, sink.in_flight)
+        for row in ledger.totals
+        for sink in row.sinks
+    ]
+    stage.table(("topic", "accepted", "sink", "delivered", "filtered", "dead", "in flight"), rows)
+    refused, duplicates = (
+        sum(getattr(row, name) for row in ledger.totals) for name in ("refused", "duplicates")
+    )
+    stage.plain(f"sources refused {refused} and dropped {duplicates} duplicates")
+    if ledger.even:
+        stage.plain("even: nothing lost, nothing doubled", style="green")
+    else:
+        stage.plain("NOT EVEN", style="bold red")
 
 
 def _what_next(stage: Stage, folder: DemoFolder, queue: str | None) -> None:

@@ -92,10 +92,8 @@ class Story:
         self._stage.heading("1  Events arrive and are delivered")
         self._worker.start()
         self._worker.wait_ready()
-        self._stage.say(
-            f"`milkrun up` runs (process {self._worker.pid}): the app posts to 127.0.0.1:{self._folder.http_port}, "
-            f"the services {self._way}"
-        )
+        self._stage.say(f"`milkrun up` runs (process {self._worker.pid})")
+        self._stage.say(f"the app posts to 127.0.0.1:{self._folder.http_port}, the services {self._way}")
         self._app.start()
         self._services.start()
 
@@ -134,7 +132,10 @@ class Story:
         self._stage.heading("2  Bad events are caught; the others go on")
         client = HttpClient(self._folder.http_port, self._folder.write_key)
         try:
-            for what, body in (("a malformed event", MALFORMED), ("an order without a sum", _broken_order())):
+            for what, body in (
+                ("a malformed event", MALFORMED),
+                ("an order whose total is a text", _broken_order()),
+            ):
                 status, answer = post_until_answered(client, body)
                 self._bad += 1
                 cause = (answer.get("refused") or [answer.get("error", {})])[0]
@@ -207,7 +208,7 @@ class Story:
         duplicates = self._app.duplicates
         self._stage.say(
             f"everything is delivered. {self._app.tries_again + self._services.tries_again} tries had no answer; "
-            f"{duplicates:,} events came a second time, were known by their ids, and dropped"
+            f"{duplicates:,} events came twice, were known by their ids, and dropped"
         )
         self._worker.stop()
 

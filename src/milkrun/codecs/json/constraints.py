@@ -5,7 +5,7 @@ Leaves out only what the decoder has already decided; where in doubt a part stay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,7 @@ from milkrun.model.schema.json_schema import COVERED_KEYWORDS, MAX_DEPTH, resolv
 _NOT_APART = ("unevaluatedProperties", "unevaluatedItems", "patternProperties", "prefixItems", "contains")
 """Keywords whose meaning depends on what stands beside them."""
 _TYPES = ("boolean", "integer", "number", "string", "object", "array")
-
-
+_DEFINITIONS = ("$schema", "$id", "$defs", "definitions")
 _REMARKS = frozenset(["$comment", "title", "description", "default", "examples", "deprecated"])
 
 
@@ -34,10 +33,23 @@ class _Place:
 def remaining(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document reduced to keywords beyond types, for events that were decoded by its types; `{}` where nothing is left."""
     reduced = _reduced(document, _Place(document))
-    definitions = {
-        key: document[key] for key in ("$schema", "$id", "$defs", "definitions") if key in document
-    }
-    return {**definitions, **reduced} if reduced else {}
+    if not reduced:
+        return {}
+    whole = {**{key: document[key] for key in _DEFINITIONS if key in document}, **reduced}
+    # A reference to another place than a definition would find the reduced document there.
+    moved = [each for each in _references(whole) if not each.startswith(("#/$defs/", "#/definitions/"))]
+    return dict(document) if moved else whole
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for each in value.values():
+            yield from _references(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _references(each)
 
 
 def _reduced(schema: Any, place: _Place) -> dict[str, Any]:

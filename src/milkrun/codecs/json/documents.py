@@ -44,12 +44,10 @@ def _mistakes(document: Mapping[str, Any]) -> Iterator[ConfigError]:
     if _too_deep(document):
         yield ConfigError("nested too deep", f"keep it within {_MAX_DEPTH} levels")
         return
-    errors = sorted(
-        _META.iter_errors(document), key=lambda error: [str(step) for step in error.absolute_path]
-    )
-    for error in errors:
-        path: DocumentPath = tuple(error.absolute_path)
-        yield ConfigError(error.message[:200], "write what JSON Schema 2020-12 allows here", path=path)
+    # The draft's vocabularies each find the same mistake.
+    errors = {(tuple(error.absolute_path), error.message[:200]) for error in _META.iter_errors(document)}
+    for place, message in sorted(errors, key=lambda error: list(map(str, error[0]))):
+        yield ConfigError(message, "write what JSON Schema 2020-12 allows here", path=place)
     if not errors:
         for path, schema in _schemas(document, ()):
             yield from _own_mistakes(document, schema, path)
@@ -91,12 +89,38 @@ def _schemas(schema: Any, path: DocumentPath) -> Iterator[tuple[DocumentPath, Ma
         yield from _schemas(schema.get(keyword), (*path, keyword))
 
 
+_IN_PLACE = ("not", "if", "then", "else")
+
+
+def _goes_in_a_circle(document: Mapping[str, Any], schema: Any) -> bool:
+    """Whether judging a value by the schema comes back to the same schema without having gone into the value."""
+    waiting: list[tuple[Any, frozenset[str]]] = [(schema, frozenset())]
+    done: set[str] = set()
+    while waiting:
+        each, active = waiting.pop()
+        if not isinstance(each, Mapping):
+            continue
+        reference = each.get("$ref")
+        if reference in active:
+            return True
+        if reference is not None and reference not in done:
+            done.add(reference)
+            waiting.append((resolve_reference(document, reference), active | {reference}))
+        branches = [branch for keyword in ("allOf", "anyOf", "oneOf") for branch in each.get(keyword, ())]
+        waiting += [(branch, active) for branch in [*branches, *(each.get(keyword) for keyword in _IN_PLACE)]]
+    return False
+
+
 def _own_mistakes(
     document: Mapping[str, Any], schema: Mapping[str, Any], path: DocumentPath
 ) -> Iterator[ConfigError]:
     if "$ref" in schema:
         try:
             resolve_reference(document, schema["$ref"])
+            if _goes_in_a_circle(document, schema):
+                yield ConfigError(
+                    "references go in a circle", "let one of them name a type", path=(*path, "$ref")
+                )
         except ConfigError as error:
             yield ConfigError(error.what, error.remedy, path=(*path, "$ref"))
     for keyword in ("$dynamicRef", "$anchor", "$dynamicAnchor") + (("$id",) if path else ()):

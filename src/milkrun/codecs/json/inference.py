@@ -223,9 +223,9 @@ def _join(one: _Kind, two: _Kind, *, within: bool) -> _Kind | None:
 
     `within` is true inside of one event's list, where no kind came first and members of mixed kinds are open.
     """
-    if one is _Scalar.NOTHING or one == two:
+    if one == two or not _tells(one):
         return two
-    if two is _Scalar.NOTHING:
+    if not _tells(two):
         return one
     if one in _NUMBERS and two in _NUMBERS:
         return max(one, two, key=lambda kind: _NUMBERS.index(kind))
@@ -239,6 +239,15 @@ def _join(one: _Kind, two: _Kind, *, within: bool) -> _Kind | None:
     if _Scalar.OPEN in (one, two) and (isinstance(one, _Object | _List) or isinstance(two, _Object | _List)):
         return _Scalar.OPEN
     return None
+
+
+def _tells(kind: _Kind) -> bool:
+    """Whether anything is known of a kind: not of null, nor of lists and objects that hold nothing else."""
+    if isinstance(kind, _List):
+        return _tells(kind.item)
+    if isinstance(kind, _Object):
+        return not kind.members or any(map(_tells, kind.members.values()))
+    return kind is not _Scalar.NOTHING
 
 
 def _join_objects(one: _Object, two: _Object, *, within: bool) -> _Kind:

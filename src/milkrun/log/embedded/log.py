@@ -102,6 +102,9 @@ class EmbeddedLog(Log):
         )
         return PartitionInfo(*bounds, *sums)
 
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        return self._bounds(topic, self._topic_id(topic), partition)
+
     def _bounds(self, topic: str, topic_id: int, partition: int) -> tuple[int, int]:
         row = self._database.row(
             "SELECT start, next FROM partition WHERE topic=? AND partition=?", (topic_id, partition)

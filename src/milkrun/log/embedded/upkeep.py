@@ -6,6 +6,8 @@ Each step is a short transaction of its own; a crash between two leaves the log 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,6 +36,21 @@ PAGES_AT_A_TIME = 2_000
 
 Place = tuple[str, int, int]
 """Topic's name, its key in the file, and partition."""
+
+
+class Overtaken(Exception):
+    """Another process has changed the blocks meanwhile: what was read of them must not be written back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A block as it was found."""
+
+    id: int
+    base: int
+    last: int
+    rows: int
+    size: int
 
 
 class Writing:
@@ -81,9 +98,10 @@ def housekeep(log: EmbeddedLog, database: Database, write: Callable[[], Writing]
         for partition in range(info.spec.partitions):
             place = (info.spec.name, topic_id, partition)
             retain(database, write, info.spec, place, now)
-            if info.spec.compact:
-                compact(database, write, place, now)
-            merge(database, write, place)
+            with suppress(Overtaken):
+                if info.spec.compact:
+                    compact(database, write, place, now)
+                merge(database, write, place)
     forget(database, write, now)
     with explained(database.path), database.write_lock:
         database.writer.execute(f"PRAGMA incremental_vacuum({PAGES_AT_A_TIME})").fetchall()
@@ -119,23 +137,23 @@ def retain(database: Database, write: Callable[[], Writing], spec: TopicSpec, pl
 
 def compact(database: Database, write: Callable[[], Writing], place: Place, now: int) -> None:
     """Keep the last event of each key in all but the newest blocks, under their offsets; drop tombstones grown old."""
-    old = _blocks(database, place)[:-FRESH_BLOCKS]
+    old = _settled(_blocks(database, place))
     compacted = database.value("SELECT compacted FROM partition WHERE topic=? AND partition=?", place[1:])
-    if not old or old[-1][1] + 1 <= compacted:
+    if not old or old[-1].last + 1 <= compacted:
         return
     latest: dict[bytes, int] = {}
-    for base, *_ in _blocks(database, place):
-        events = _load(database, place, base)
+    for block in _blocks(database, place):
+        events = _load(database, place, block)
         keys, offsets = events.column("key").to_pylist(), events.column("offset").to_pylist()
         latest.update({key: offset for key, offset in zip(keys, offsets, strict=True) if key is not None})
-    for base, *_ in old:
-        events = _load(database, place, base)
+    for block in old:
+        events = _load(database, place, block)
         keep = _live(events, latest, now)
         if not keep.all():
-            _replace(database, write, place, [base], events.filter(pa.array(keep)))
+            _replace(database, write, place, [block], events.filter(pa.array(keep)))
     with write():
         database.writer.execute(
-            "UPDATE partition SET compacted=? WHERE topic=? AND partition=?", (old[-1][1] + 1, *place[1:])
+            "UPDATE partition SET compacted=? WHERE topic=? AND partition=?", (old[-1].last + 1, *place[1:])
         )
 
 
@@ -152,22 +170,23 @@ def _live(events: pa.RecordBatch, latest: dict[bytes, int], now: int) -> np.ndar
 
 def merge(database: Database, write: Callable[[], Writing], place: Place) -> None:
     """Put runs of small blocks together: events that were committed one by one are read a thousand at a time later."""
-    for run in _runs(_blocks(database, place)[:-FRESH_BLOCKS]):
-        events = pa.concat_batches([_load(database, place, base) for base in run])
+    for run in _runs(_settled(_blocks(database, place))):
+        events = pa.concat_batches([_load(database, place, block) for block in run])
         _replace(database, write, place, run, events)
 
 
-def _runs(found: list[tuple[int, int, int]]) -> Iterable[list[int]]:
-    run: list[int] = []
+def _runs(found: list[Stored]) -> Iterable[list[Stored]]:
+    """Neighbours that are small enough to become one block."""
+    run: list[Stored] = []
     rows = 0
-    for base, _, count in found:
-        if count <= SMALL_ROWS and rows + count <= blocks.BLOCK_ROWS:
-            run.append(base)
-            rows += count
+    for block in found:
+        if block.rows <= SMALL_ROWS and rows + block.rows <= blocks.BLOCK_ROWS:
+            run.append(block)
+            rows += block.rows
             continue
         if len(run) > 1:
             yield run
-        run, rows = ([base], count) if count <= SMALL_ROWS else ([], 0)
+        run, rows = ([block], block.rows) if block.rows <= SMALL_ROWS else ([], 0)
     if len(run) > 1 and rows > SMALL_ROWS:
         yield run
 
@@ -189,39 +208,47 @@ def forget(database: Database, write: Callable[[], Writing], now: int) -> None:
         scope, last = rows[-1][0], rows[-1][1]
 
 
-def _blocks(database: Database, place: Place) -> list[tuple[int, int, int]]:
-    """Base, last offset and rows of each block, ascending."""
-    return database.rows(
-        "SELECT base, last, rows FROM block WHERE topic=? AND partition=? ORDER BY base", place[1:]
+def _blocks(database: Database, place: Place) -> list[Stored]:
+    """The blocks of a partition, ascending."""
+    found = database.rows(
+        "SELECT id, base, last, rows, size FROM block WHERE topic=? AND partition=? ORDER BY base", place[1:]
     )
+    return [Stored(*row) for row in found]
 
 
-def _load(database: Database, place: Place, base: int) -> pa.RecordBatch:
-    name, topic_id, partition = place
-    data, sparse = database.row(
-        "SELECT data, sparse FROM block WHERE topic=? AND partition=? AND base=?",
-        (topic_id, partition, base),
-    )
-    return blocks.decode(data, base, sparse, f"{name}[{partition}]")
+def _settled(found: list[Stored]) -> list[Stored]:
+    """All but the newest."""
+    return found[: max(0, len(found) - FRESH_BLOCKS)]
+
+
+def _load(database: Database, place: Place, block: Stored) -> pa.RecordBatch:
+    name, _, partition = place
+    found = database.row("SELECT data, sparse FROM block WHERE id=? AND base=?", (block.id, block.base))
+    if found is None:
+        raise Overtaken
+    return blocks.decode(found[0], block.base, found[1], f"{name}[{partition}]")
 
 
 def _replace(
-    database: Database, write: Callable[[], Writing], place: Place, bases: list[int], events: pa.RecordBatch
+    database: Database, write: Callable[[], Writing], place: Place, old: list[Stored], events: pa.RecordBatch
 ) -> None:
-    """Put `events` in the place of the blocks with these bases, in one transaction."""
+    """Put `events` in the place of these blocks, in one transaction; Overtaken where they aren't all as they were."""
     _, topic_id, partition = place
     rewritten = None
     if events.num_rows:
         offsets = events.column("offset").to_numpy()
         records = pa.RecordBatch.from_arrays(events.columns[1:], schema=RECORD_SCHEMA)
-        block = blocks.encode(records)
-        sizes = (block.rows, block.min_timestamp, block.max_timestamp, block.raw_bytes, len(block.data))
-        rewritten = (int(offsets[0]), int(offsets[-1]), *sizes, blocks.sparse_offsets(offsets), block.data)
+        new = blocks.encode(records)
+        sizes = (new.rows, new.min_timestamp, new.max_timestamp, new.raw_bytes, len(new.data))
+        rewritten = (int(offsets[0]), int(offsets[-1]), *sizes, blocks.sparse_offsets(offsets), new.data)
     with write():
-        database.writer.executemany(
-            "DELETE FROM block WHERE topic=? AND partition=? AND base=?",
-            [(topic_id, partition, base) for base in bases],
-        )
+        for block in old:
+            same: Any = database.writer.execute(
+                "DELETE FROM block WHERE id=? AND base=? AND last=? AND rows=? AND size=? RETURNING id",
+                (block.id, block.base, block.last, block.rows, block.size),
+            ).fetchall()
+            if not same:
+                raise Overtaken
         if rewritten:
             database.writer.execute(
                 "INSERT INTO block(topic, partition, base, last, rows, min_timestamp, max_timestamp, bytes, size, sparse, data) "
