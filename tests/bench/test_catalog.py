@@ -1,6 +1,7 @@
 """The catalogue names functions that exist, and what a bench reports is worked out from its rounds."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from bench.catalog import BENCHES, Run
 from bench.child import function_named
 from bench.measuring import Measured
 from bench.results import Entry, Reference
-from bench.running import summary
+from bench.running import Runner, Skipped, summary
+from bench.servers import running_servers
 
 
 def _runs() -> Iterator[Run]:
@@ -54,3 +56,17 @@ def test_latency_is_the_time_until_the_first_answer_with_the_event() -> None:
     found = latencies([(100.5, 3), (101.0, 5)], 100.0, 10)
 
     assert np.allclose(found, [0.5, 0.4, 0.3, 0.7, 0.6])
+
+
+def test_missing_server_skips_its_benches_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(folder: Path) -> None:
+        pytest.skip("rabbitmq-server is not installed")
+
+    monkeypatch.setattr("tests.servers.rabbitmq.Broker", missing)
+    said: list[str] = []
+    bench = next(bench for bench in BENCHES if bench.server == "rabbitmq")
+
+    with running_servers({"rabbitmq"}, tmp_path, said.append) as servers:
+        assert said == ["no rabbitmq server: rabbitmq-server is not installed"]
+        with pytest.raises(Skipped, match="no rabbitmq server here"):
+            Runner(tmp_path, "quick", servers).run(bench)

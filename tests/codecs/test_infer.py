@@ -51,6 +51,7 @@ def inferred(*events: Any) -> dict[str, Any]:
         (b"[null,1]", pa.list_(pa.int64())),
         (b'[1,"x"]', OPEN),
         (b"[1,[1]]", OPEN),
+        (b"[[],false]", OPEN),
         (b"[[],[1]]", pa.list_(pa.list_(pa.int64()))),
         (b"[{}]", pa.list_(json_field("item"))),
         (b'{"x":1}', pa.struct([pa.field("x", pa.int64())])),

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,19 @@ SECONDS = "2"
 ENOUGH = 150
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+_PROPOSED = {
+    "/v1/events": '"refused":[]',
+    "topics read": '"stars": 5',
+    "ask.py": "mine-1",
+    "status": "warehouse",
+    "dead list": "syntax",
+    "ledger": "even: nothing lost",
+    "/metrics": "# HELP milkrun_",
+    "plan": "nothing to change",
+    "init": "wrote my-project/milkrun.yaml",
+}
+"""What the proposed commands must show."""
+
 _VERDICT = re.compile(
     r"^([\d,]+) events sent, ([\d,]+) in DuckDB, ([\d,]+) in Parquet, 0 lost, 0 doubled, 2 dead letters$",
     re.M,
@@ -61,6 +75,31 @@ def verdict(output: str) -> int:
     return sent
 
 
+def check_what_next(where: Path, output: str) -> None:
+    """Every command that the demo proposes works, as it was printed."""
+    up, *others = re.findall(r"^    (.+)$", output[output.index("What next") :], re.M)
+    running = subprocess.Popen(
+        ["bash", "-c", f"exec {up}"], cwd=where, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for command in others:
+            wanted = next((text for name, text in _PROPOSED.items() if name in command), "")
+            deadline = time.monotonic() + ENOUGH
+            while wanted not in (shown := shell(where, command)) or not shown:
+                assert time.monotonic() < deadline, f"{command}: {shown}"
+                time.sleep(0.1)
+    finally:
+        running.terminate()
+        running.wait(ENOUGH)
+
+
+def shell(where: Path, command: str) -> str:
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=where, capture_output=True, text=True, timeout=ENOUGH, check=False
+    )
+    return done.stdout
+
+
 def test_runs_and_runs_again_in_the_same_folder(tmp_path: Path) -> None:
     first = run(tmp_path, "--seconds", SECONDS)
     assert (first.returncode, first.stderr) == (0, "")
@@ -73,6 +112,15 @@ def test_runs_and_runs_again_in_the_same_folder(tmp_path: Path) -> None:
     for shown in ("kill -9", "HTTP 400", "HTTP 422", "even: nothing lost", "best-selling", "curl", "plan -p"):
         assert shown in first.stdout
     assert "\x1b" not in first.stdout
+    asked = subprocess.run(
+        [sys.executable, str(folder / "ask.py"), "lake", "SELECT count(*) AS events FROM lake"],
+        capture_output=True,
+        text=True,
+        timeout=ENOUGH,
+        check=True,
+    )
+    assert str(sent) in asked.stdout
+    check_what_next(tmp_path, first.stdout)
     second = run(tmp_path, "--seconds", SECONDS, "--output", "json")
     assert (second.returncode, second.stderr) == (0, "")
     found = json.loads(second.stdout)

@@ -38,19 +38,11 @@ def batch(*ids: str) -> list[Event]:
     return [{"id": id} for id in ids]
 
 
-def run(client: ScriptedClient, *batches: list[Event], repeat: bool = False) -> Feed:
+def run(client: ScriptedClient, *batches: list[Event]) -> Feed:
     feed = Feed("test", client)
     feed.start()
     for each in batches:
         feed.give(each)
-    if repeat:
-        # What was confirmed last is only known once it is.
-        feed.finish(SECONDS)
-        again = Feed("again", client)
-        again.start()
-        again.give(batches[-1])
-        again.finish(SECONDS)
-        return again
     feed.finish(SECONDS)
     return feed
 
@@ -70,9 +62,17 @@ def test_tries_again_before_the_next() -> None:
     assert (feed.confirmed, feed.tries_again) == (3, 2)
 
 
-def test_what_was_known_is_counted() -> None:
-    feed = run(ScriptedClient(), batch("1", "2"), repeat=True)
-    assert feed.duplicates == 2
+def test_what_was_confirmed_last_is_sent_again_on_request() -> None:
+    client = ScriptedClient(None, None, Transient("away"))
+    feed = Feed("test", client)
+    feed.repeat()
+    feed.give(batch("1", "2"))
+    feed.repeat()
+    feed.give(batch("3"))
+    feed.start()
+    feed.finish(SECONDS)
+    assert client.seen == ["1", "2", "1", "2", "3"]
+    assert (feed.confirmed, feed.duplicates) == (3, 2)
 
 
 def test_a_failure_for_good_comes_out() -> None:

@@ -36,8 +36,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
 
 SINKS = """
 sinks:
-  warehouse: {duckdb: {path: warehouse.duckdb}, topics: ["shop.*"], cut: {rows: 500, every: 30ms}}
-  lake: {parquet: {url: lake}, topics: ["shop.*"], cut: {rows: 500, every: 60ms}}
+  warehouse: {duckdb: {path: warehouse.duckdb}, topics: [shop.order, shop.click], cut: {rows: 500, every: 30ms}}
+  lake: {parquet: {url: lake}, topics: [shop.order, shop.click], cut: {rows: 500, every: 60ms}}
 topics: {"*": {partitions: 2}}
 """
 ROUTE = """
@@ -145,16 +145,12 @@ def test_a_full_disk_refuses_and_goes_on_once_there_is_room(tmp_path: Path) -> N
         shop.shop.up().listening()
         shop.post(10)
         filler = disk / "filler"
-        with filler.open("wb") as file, suppress(OSError):
-            while True:
-                file.write(b"x" * 4096)
-                file.flush()
+        fill(filler)
         stopped = threading.Event()
         sender = threading.Thread(target=shop.post_until_stopped, args=(stopped,))
         sender.start()
         try:
             until(lambda: refused_with_503(shop.shop), "the collector refuses because the disk is full")
-            assert "is full" in shop.shop.said() or shop.shop.process is not None
         finally:
             filler.unlink()
         until(lambda: shop.shop.post(b'{"type":"other","id":"probe"}')[0] == 200, "it takes events again")
@@ -162,6 +158,17 @@ def test_a_full_disk_refuses_and_goes_on_once_there_is_room(tmp_path: Path) -> N
         sender.join()
         shop.post(10)
         shop.finish()
+
+
+def fill(filler: Path) -> None:
+    """Write into the file until its disk is full."""
+    descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT)
+    try:
+        with suppress(OSError):
+            while True:
+                os.write(descriptor, b"x" * 4096)
+    finally:
+        os.close(descriptor)
 
 
 def refused_with_503(shop: Station) -> bool:
@@ -305,6 +312,7 @@ def test_a_clock_an_hour_forth_and_back(tmp_path: Path) -> None:
         clock.hours = hours
         shop.write(20)
         until(lambda: delivered_rows(tmp_path) == shop.sent, f"all is delivered at {hours} hours")
+    until(lambda: worker.idle, "both sinks have everything")
     worker.close()
     assert worker.join(30)
     assert worker.failure is None

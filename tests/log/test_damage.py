@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 import pytest
 
-from milkrun.log.embedded import EmbeddedLog
+from milkrun.log.embedded import EmbeddedLog, database
 from milkrun.model.errors import Fatal, Refused, Transient
 from milkrun.model.spec import TopicSpec
 from milkrun.testing.clock import ManualClock
@@ -23,7 +23,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from typing import Any
-from milkrun.log.embedded import EmbeddedLog
+from milkrun.log.embedded import EmbeddedLog, database
 from milkrun.model.clock import SystemClock
 from milkrun.model.spec import TopicSpec
 from milkrun.testing.log_contract import append, read_all
@@ -239,8 +239,31 @@ def test_an_old_sqlite_is_refused(
 
 
 def test_the_file_is_for_its_owner_only(tmp_path: Path, clock: ManualClock) -> None:
-    EmbeddedLog(tmp_path / "new/folder/log.db", clock).close()
-    assert (tmp_path / "new/folder/log.db").stat().st_mode & 0o777 == 0o600
+    log = EmbeddedLog(tmp_path / "new/folder/log.db", clock)
+    log.create_topic(TopicSpec("shop"))
+    files = list((tmp_path / "new/folder").iterdir())
+    assert len(files) == 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    log.close()
+    with pytest.raises(Refused, match="closed"):
+        log.topics()
+
+
+def test_a_failed_fsync_of_a_checkpoint_is_fatal_too(
+    log: EmbeddedLog, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "CHECKPOINT_PAGES", 1)
+    original = database.Database.checkpoint_if_due
+
+    def checkpoint(self: database.Database) -> None:
+        faults.sync = apsw.IOError
+        original(self)
+
+    monkeypatch.setattr(database.Database, "checkpoint_if_due", checkpoint)
+    with pytest.raises(Fatal):
+        append(log, "shop", [b"a"])
+    with pytest.raises(Fatal):
+        append(log, "shop", [b"b"])
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, clock: ManualClock) -> None:

@@ -19,6 +19,7 @@ from milkrun.runtime import registry
 from milkrun.runtime.sink_task import SinkTask
 from milkrun.runtime.source_task import SourceTask
 from milkrun.runtime.task import Task
+from milkrun.testing.clock import ManualClock
 from milkrun.testing.fakes import Calls, Failures, MemoryTarget, SourceScript
 
 Step = Callable[[], object]
@@ -38,8 +39,9 @@ class Hooks(Calls):
 
     def reach(self, method: str) -> None:
         number = self.counts.get(method, 0) + 1
-        if (method, number) in self.steps:
-            self.steps[method, number]()
+        step = self.steps.pop((method, number), None)
+        if step is not None:
+            step()
         if method in self.every:
             self.every[method](number)
         super().reach(method)
@@ -98,14 +100,14 @@ class Stage:
     """A pipeline's two tasks over one stepped log, to be run one at a time."""
 
     def __init__(
-        self, folder: Path, clock: Clock, script: SourceScript, target: MemoryTarget, spec: PipelineSpec
+        self, folder: Path, script: SourceScript, target: MemoryTarget, spec: PipelineSpec
     ) -> None:
         self.folder = folder
-        self.clock = clock
+        self.clock = ManualClock()
         self.script = script
         self.target = target
         self.spec = spec
-        self.log = SteppedLog(folder / "log", clock)
+        self.log = SteppedLog(folder / "log", self.clock)
         self.fatal: list[BaseException] = []
 
     def source_task(self, member: str = "w1") -> SourceTask:

@@ -9,12 +9,12 @@ import pytest
 
 from milkrun.model.errors import ConfigError, Fatal, Fenced, Refused, Reopen, Transient, Unreachable
 from milkrun.model.spec import RouteSpec, SourceSpec, TopicSpec
+from milkrun.runtime.ingest import Ingest
 from milkrun.runtime.progress import State
 from milkrun.runtime.source_task import LEASE_SECONDS
 from milkrun.runtime.stores import POSITIONS
-from milkrun.testing.clock import ManualClock
-from milkrun.testing.fakes import ACK_SOURCE, MemoryTarget, SourceScript, received
-from tests.runtime.flows import body, pipeline_spec, source_spec
+from milkrun.testing.fakes import ACK_SOURCE, MemoryTarget, ScriptedSource, SourceScript, received
+from tests.runtime.flows import body, pipeline_spec
 from tests.runtime.stepping import Hooks, Stage, hooked, install, run
 
 GROUP = "source:shop/in"
@@ -22,7 +22,7 @@ GROUP = "source:shop/in"
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    made = Stage(tmp_path, ManualClock(), SourceScript(), MemoryTarget(), pipeline_spec())
+    made = Stage(tmp_path, SourceScript(), MemoryTarget(), pipeline_spec())
     install(monkeypatch, made.script, made.target)
     yield made
     made.log.close()
@@ -116,8 +116,6 @@ def test_a_commit_that_always_fails_unexpectedly_is_tried_ever_more_seldom(
     stage: Stage, calls: Hooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A poll that goes well is not yet work done."""
-    from milkrun.runtime.ingest import Ingest
-
     def fail(*_: object) -> None:
         raise ValueError("a bug")
 
@@ -236,13 +234,11 @@ def test_what_was_taken_in_before_the_stop_is_made_durable(stage: Stage, calls: 
 def test_a_source_that_never_ends_draining_is_closed_in_time(
     stage: Stage, calls: Hooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from milkrun.testing.fakes import ScriptedSource
-
     monkeypatch.setattr(ScriptedSource, "drain", lambda self: None)
     give(stage, 1000)
     task = stage.source_task()
     calls.at("poll", 1, task.close)
-    calls.every["poll"] = lambda _: stage.clock.advance(1.0)  # type: ignore[attr-defined]
+    calls.every["poll"] = lambda _: stage.clock.advance(1.0)
     run(task)
     assert 8 <= len(stage.script.settled) <= 12
     assert task.progress.state is State.STOPPED
@@ -279,7 +275,7 @@ def test_a_lease_lost_between_polls_ends_the_session_before_the_commit(stage: St
     give(stage, 1)
 
     def take_over() -> None:
-        stage.clock.advance(LEASE_SECONDS + 1)  # type: ignore[attr-defined]
+        stage.clock.advance(LEASE_SECONDS + 1)
         assert stage.log.join(GROUP, "other", ["in"], LEASE_SECONDS)
 
     task = stage.source_task()
@@ -300,7 +296,7 @@ def test_it_renews_its_lease_while_it_works(stage: Stage, calls: Hooks) -> None:
         if number > 1:
             rivals.append(len(stage.log.join(GROUP, "other", ["in"], 0.1)))
             stage.log.leave(GROUP, "other")
-        stage.clock.advance(4.0)  # type: ignore[attr-defined]
+        stage.clock.advance(4.0)
 
     calls.every["poll"] = rival
     calls.at("poll", 12, task.close)
@@ -337,7 +333,7 @@ def test_standing_by_is_quiet_only_once_the_holder_must_have_renewed(stage: Stag
     task = stage.source_task()
     task.progress.at(State.STANDBY)
     assert not task.quiet
-    stage.clock.advance(LEASE_SECONDS + 0.1)  # type: ignore[attr-defined]
+    stage.clock.advance(LEASE_SECONDS + 0.1)
     assert task.quiet
 
 
@@ -348,4 +344,3 @@ def test_a_deleted_topic_needs_a_person(stage: Stage, calls: Hooks) -> None:
     calls.at("poll", 2, lambda: stage.log.delete_topic("orders"))
     run(task)
     assert task.progress.snapshot()["error"] == "there is no topic 'orders'"
-    assert source_spec().name == "in"

@@ -197,6 +197,11 @@ class Log(ABC):
         """
 
     @abstractmethod
+    def renew(self, group: str, member: str, ttl: float) -> None:
+        """Keep what the member holds for another `ttl` seconds, and change nothing else: for work that takes longer than that,
+        called from another thread meanwhile. What has gone to another stays gone."""
+
+    @abstractmethod
     def leave(self, group: str, member: str) -> None:
         """Give up all leases of the member at once."""
 

@@ -43,11 +43,17 @@ class Progress:
         self._last_progress: int | None = None
         self._events = 0
         self._error: str | None = None
+        self._spoke = clock.monotonic()
 
     @property
     def state(self) -> State:
         with self._lock:
             return self._state
+
+    def silent_seconds(self) -> float:
+        """How long ago the task last said anything of itself."""
+        with self._lock:
+            return self._clock.monotonic() - self._spoke
 
     def state_seconds(self) -> float:
         """How long it has been in its state."""
@@ -69,6 +75,7 @@ class Progress:
             self._error = error
 
     def _enter(self, state: State) -> None:
+        self._spoke = self._clock.monotonic()
         if state is not self._state:
             self._state = state
             self._since = self._clock.now()

@@ -27,6 +27,9 @@ LEASE_SECONDS = 10.0
 DISCOVER_SECONDS = 0.25
 """How soon a new topic is noticed while events arrive."""
 
+LONGEST_TURN = 600.0
+"""Leases of a turn that takes longer than this, in seconds, are kept no more: it may never end."""
+
 LONGEST_WAIT = 0.5
 SHORTEST_WAIT = 0.005
 ALL = "*"
@@ -79,6 +82,10 @@ class SinkTask(Task):
         group = party_key(self._pipeline.name, self._spec.name)
         committed = self._log.committed(group, partition.topic, partition.partition)
         return end == (start if committed is None else committed)
+
+    def renew(self) -> None:
+        if self._deliveries and self.progress.silent_seconds() < LONGEST_TURN:
+            self._log.renew(self._group, self._member, LEASE_SECONDS)
 
     def flush(self) -> None:
         """From now on deliver at once whatever waits, however little."""

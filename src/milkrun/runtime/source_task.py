@@ -27,6 +27,8 @@ MAX_EVENTS = 20_000
 POLL_SECONDS = 0.2
 DRAIN_SECONDS = 10.0
 LEASE_SECONDS = 10.0
+LONGEST_TURN = 600.0
+"""A lease isn't kept for a task that has been silent for longer than this, in seconds."""
 
 
 class SourceTask(Task):
@@ -52,6 +54,7 @@ class SourceTask(Task):
         self._key = party_key(pipeline.name, spec.name)
         self._group = f"source:{self._key}"
         self._renew_at = 0.0
+        self._holds = False
         self._polled_nothing = False
 
     @property
@@ -61,6 +64,10 @@ class SourceTask(Task):
         if state is State.STANDBY:
             return self.progress.state_seconds() > LEASE_SECONDS
         return state in (State.STOPPED, State.FAILED) or (state is State.IDLE and self._polled_nothing)
+
+    def renew(self) -> None:
+        if self._holds and self.progress.silent_seconds() < LONGEST_TURN:
+            self._log.renew(self._group, self._member, LEASE_SECONDS)
 
     def session(self) -> None:
         kind = source_class(self._spec.connector)
@@ -89,6 +96,7 @@ class SourceTask(Task):
         """The lease on this source, if it is ours or free."""
         self._renew_at = self._clock.monotonic() + LEASE_SECONDS / 3
         leases = self._log.join(self._group, self._member, [self._spec.name], LEASE_SECONDS)
+        self._holds = bool(leases)
         return leases[0] if leases else None
 
     def _work(self, source: Source, ingest: Ingest, lease: Lease | None) -> None:

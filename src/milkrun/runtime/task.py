@@ -43,6 +43,10 @@ class Task(ABC):
     def quiet(self) -> bool:
         """Nothing is left to do for now."""
 
+    def renew(self) -> None:
+        """Keep the task's leases while a turn takes long; called by the worker's upkeep, from its thread."""
+        return None
+
     def start(self) -> None:
         self._thread.start()
 

@@ -121,6 +121,9 @@ class Worker:
                 if stopping:
                     for task in self._tasks:
                         task.join(STOP_SECONDS)
+                else:
+                    for task in self._tasks:
+                        task.renew()
                 self._beat()
                 if not stopping and self._clock.monotonic() >= housekeep_at:
                     self._log.housekeep()

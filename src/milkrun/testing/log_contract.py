@@ -330,6 +330,7 @@ class LogContract(ABC):
     def test_waiting_ends_with_its_time(self, log: Log) -> None:
         version = log.version()
         assert log.wait(version, 0) == version
+        assert log.wait(version, 5) == version
 
     # -- leases
 
@@ -371,6 +372,27 @@ class LogContract(ABC):
         clock.advance(9)
         with log.transaction(first[0]) as transaction:
             transaction.append("shop", 0, records([b"a"]))
+
+    def test_a_lease_nobody_took_stays_with_its_holder(self, log: Log, clock: ManualClock) -> None:
+        first = log.join("group", "one", ["a"], 10)
+        clock.advance(60)
+        log.join("another group", "one", ["b"], 10)
+        assert log.join("group", "one", ["a"], 10) == first
+
+    def test_leases_are_kept_by_renewing_from_elsewhere(self, log: Log, clock: ManualClock) -> None:
+        (lease,) = log.join("group", "one", ["a"], 10)
+        for _ in range(3):
+            clock.advance(9)
+            log.renew("group", "one", 10)
+        assert log.join("group", "two", ["a"], 10) == []
+        with log.transaction(lease) as transaction:
+            transaction.append("shop", 0, records([b"a"]))
+        clock.advance(11)
+        (taken,) = log.join("group", "two", ["a"], 10)
+        log.renew("group", "one", 10)
+        assert taken.epoch > lease.epoch
+        with pytest.raises(Fenced), log.transaction(lease) as transaction:
+            transaction.append("shop", 0, records([b"b"]))
 
     # -- many at once
 

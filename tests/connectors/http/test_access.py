@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from milkrun.connectors.http.listening import PROBES, Tls, identity_of, probe
 from milkrun.model.errors import ConfigError, ConfigErrors, Transient
 from milkrun.testing.clock import ManualClock
 from tests.connectors.http.service import EVENTS, Service, code, counts, event, make_source, serve
@@ -189,7 +190,7 @@ def test_a_port_of_another_program_is_refused(tmp_path: Path) -> None:
         other.listen()
 
         def hang_up() -> None:
-            for _ in range(2):
+            for _ in range(PROBES):
                 other.accept()[0].close()
 
         thread = threading.Thread(target=hang_up)
@@ -206,10 +207,21 @@ def test_a_port_where_nobody_answers_is_tried_again_later(
 ) -> None:
     monkeypatch.setattr("milkrun.connectors.http.listening.PROBE_SECONDS", 0.05)
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
         other.listen()
         source = make_source(tmp_path, {"listen": f"127.0.0.1:{other.getsockname()[1]}"})
         with pytest.raises(Transient):
+            source.open(None)
+        source.close()
+
+
+def test_a_port_that_is_not_shared_is_refused(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        source = make_source(tmp_path, {"listen": f"127.0.0.1:{other.getsockname()[1]}"})
+        with pytest.raises(ConfigError, match="another program listens"):
             source.open(None)
         source.close()
 
@@ -294,14 +306,10 @@ def test_tls(tmp_path: Path, certificate: dict[str, str]) -> None:
 
 
 def test_workers_share_a_port_with_tls(tmp_path: Path, certificate: dict[str, str]) -> None:
-    from milkrun.connectors.http.listening import Tls, _probe, identity_of
-
     with serve(tmp_path, tls=certificate) as service:
-        _probe(
-            service.source.address, identity_of(tmp_path), Tls(tmp_path / "cert.pem", tmp_path / "key.pem")
-        )
+        probe(service.source.address, identity_of(tmp_path), Tls(tmp_path / "cert.pem", tmp_path / "key.pem"))
         with pytest.raises(ConfigError):
-            _probe(service.source.address, identity_of(tmp_path), None)
+            probe(service.source.address, identity_of(tmp_path), None)
 
 
 def test_a_certificate_that_can_not_be_used(tmp_path: Path) -> None:

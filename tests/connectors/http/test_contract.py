@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -45,7 +45,7 @@ class TestHttpSource(SourceContract):
     timeout = 0.1
 
     @pytest.fixture(autouse=True)
-    def clients(self) -> object:
+    def clients(self) -> Iterator[None]:
         """The clients of a test, stopped at its end."""
         self._port = free_port()
         self._done = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -145,6 +146,21 @@ def test_too_many_events_are_refused_together(form: Form) -> None:
     bodies = {Form.JSON: b"[" + b",".join(values) + b"]", Form.LINES: b"\n".join(values)}
     with pytest.raises(Refusal) as raised:
         rows(bodies[form], form)
+    assert (raised.value.status, raised.value.code) == (413, "too_many_events")
+
+
+@pytest.mark.parametrize(
+    ("body", "form"),
+    [(b"[" + b"3," * 1_000_000 + b"3]", Form.JSON), (b"\n" * 1_000_000, Form.LINES)],
+)
+def test_countless_small_values_take_no_memory(body: bytes, form: Form) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refusal) as raised:
+            rows(body, form)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
     assert (raised.value.status, raised.value.code) == (413, "too_many_events")
 
 

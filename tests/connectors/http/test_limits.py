@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from milkrun.connectors.http import app, protocol
+from milkrun.connectors.http import body, protocol
 from tests.connectors.http.raw import connected, head
 from tests.connectors.http.service import Service, code, event, outcome_of, serve
 
@@ -32,15 +32,15 @@ def service(tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
-def reason(body: bytes) -> str:
-    return str(json.loads(body)["error"]["code"])
+def reason(document: bytes) -> str:
+    return str(json.loads(document)["error"]["code"])
 
 
 def test_a_length_beyond_the_limit_is_refused_at_once(service: Service) -> None:
     with connected(service.port) as wire:
         wire.post(length=1 << 30)
-        status, headers, body = wire.answer()
-        assert (status, reason(body), headers["connection"]) == (413, "too_large", "close")
+        status, headers, document = wire.answer()
+        assert (status, reason(document), headers["connection"]) == (413, "too_large", "close")
 
 
 def test_the_body_is_not_asked_for_where_it_would_be_refused(service: Service) -> None:
@@ -59,8 +59,19 @@ def test_a_client_that_first_sends_all_still_learns_why(service: Service) -> Non
     assert (response.status_code, code(response)) == (413, "too_large")
 
 
+def test_a_connection_goes_on_after_a_refusal_that_was_read(service: Service) -> None:
+    bodies = [b"[" + b"3," * 100_000 + b"3]", b"[" + b'"x",' * 5_000 + b'"x"]']
+    with connected(service.port) as wire:
+        for content in bodies:
+            wire.post(content)
+            status, headers, _ = wire.answer()
+            assert (status, "connection" in headers) == (413 if content is bodies[0] else 422, False)
+        wire.post(b"{}")
+        assert wire.answer()[0] == 200
+
+
 def test_a_gigabyte_in_pieces_is_cut_off(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "LINGER_BYTES", BIG)
+    monkeypatch.setattr(body, "LINGER_BYTES", BIG)
     chunk = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
     with connected(service.port) as wire:
         wire.send(head("transfer-encoding: chunked"))

@@ -148,7 +148,8 @@ def _program(name: str) -> str:
     mine = Path(sys.executable).parent / name
     found = shutil.which(name)
     if not mine.exists():
-        return "python -m milkrun" if name == "milkrun" else shlex.quote(sys.executable)
+        python = shlex.quote(sys.executable)
+        return f"{python} -m milkrun" if name == "milkrun" else python
     if found is not None and Path(found).parent == mine.parent:
         return name
     return _shown(mine)

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,9 +91,9 @@ class FileClient:
 
 @dataclass(frozen=True)
 class _Sending:
-    """Events to send; `again`: they were confirmed before."""
+    """Events to send; `again` means those that were confirmed last."""
 
-    events: list[Event]
+    events: list[Event] = field(default_factory=list)
     again: bool = False
 
 
@@ -121,9 +121,8 @@ class Feed:
             self._waiting.put(_Sending(events))
 
     def repeat(self) -> None:
-        """Have the events confirmed last sent once more, as a client does that never got its answer."""
-        if self._last:
-            self._waiting.put(_Sending(self._last, again=True))
+        """Have what was confirmed last sent once more when it is its turn, as a client does that never got its answer."""
+        self._waiting.put(_Sending(again=True))
 
     def finish(self, seconds: float) -> None:
         """Wait until everything is confirmed. Transient where that takes longer, and what a client raised for good."""
@@ -150,16 +149,17 @@ class Feed:
             self._client.close()
 
     def _send(self, sending: _Sending) -> None:
-        while not self._stopping.is_set():
+        events = self._last if sending.again else sending.events
+        while events and not self._stopping.is_set():
             try:
-                self.duplicates += self._client.send(sending.events)
+                self.duplicates += self._client.send(events)
             except Transient:
                 self.tries_again += 1
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             if not sending.again:
-                self.confirmed += len(sending.events)
-                self._last = sending.events
+                self.confirmed += len(events)
+                self._last = events
             return
 
 

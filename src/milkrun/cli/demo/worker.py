@@ -23,6 +23,7 @@ class WorkerProcess:
         self._folder = folder
         self._server_port = server_port
         self._process: subprocess.Popen[bytes] | None = None
+        self._answer = "no answer"
 
     @property
     def pid(self) -> int:
@@ -46,7 +47,9 @@ class WorkerProcess:
         while not self._ready():
             self.check()
             if time.monotonic() >= deadline:
-                raise Refused(f"`milkrun up` isn't ready after {START_SECONDS:.0f} s: {self._said()}")
+                raise Refused(
+                    f"`milkrun up` isn't ready after {START_SECONDS:.0f} s: {self._answer} / {self._said()}"
+                )
             time.sleep(POLL_SECONDS)
 
     def check(self) -> None:
@@ -76,7 +79,9 @@ class WorkerProcess:
         connection = http.client.HTTPConnection("127.0.0.1", self._server_port, timeout=5)
         try:
             connection.request("GET", "/readyz")
-            return connection.getresponse().status == 200
+            response = connection.getresponse()
+            self._answer = response.read().decode(errors="replace")
+            return response.status == 200
         except (OSError, http.client.HTTPException):
             return False
         finally:

@@ -223,9 +223,9 @@ def _join(one: _Kind, two: _Kind, *, within: bool) -> _Kind | None:
 
     `within` is true inside of one event's list, where no kind came first and members of mixed kinds are open.
     """
-    if one == two or not _tells(one):
+    if one == two or one is _Scalar.NOTHING or not (within or _tells(one)):
         return two
-    if not _tells(two):
+    if two is _Scalar.NOTHING or not (within or _tells(two)):
         return one
     if one in _NUMBERS and two in _NUMBERS:
         return max(one, two, key=lambda kind: _NUMBERS.index(kind))

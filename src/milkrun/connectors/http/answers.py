@@ -17,13 +17,12 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A response, ready to be sent."""
+    """A response, ready to be sent; its body is JSON, or empty."""
 
     status: int
     body: bytes
     extra: tuple[tuple[bytes, bytes], ...] = ()
     close: bool = False
-    media_type: bytes = b"application/json"
 
 
 def settled_reply(rows: Rows, settled: Settled) -> Reply:

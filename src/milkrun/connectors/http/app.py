@@ -17,6 +17,7 @@ import structlog
 
 from milkrun.connectors.http import cors
 from milkrun.connectors.http.answers import Reply, refusal_reply, settled_reply
+from milkrun.connectors.http.body import Body, Disconnected, Receive
 from milkrun.connectors.http.decoding import decode
 from milkrun.connectors.http.decompressing import decompress
 from milkrun.connectors.http.door import Door, Entry, find
@@ -32,19 +33,11 @@ INLINE_BYTES = 1 << 19
 """Larger bodies are decoded in a thread, so that they don't hold up everybody else's."""
 
 INLINE_COMPRESSED = 1 << 15
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 16 << 20
-_SMALL = 1 << 16
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _logger = structlog.get_logger()
-
-
-class Disconnected(Exception):
-    """The client went away before its request was complete."""
 
 
 class Collector:
@@ -59,8 +52,9 @@ class Collector:
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
+        body = Body(receive, headers)
         try:
-            reply = await self._reply(scope, receive, headers)
+            reply = await self._reply(scope, headers, body)
         except Refusal as refusal:
             reply = refusal_reply(refusal)
         except Disconnected:
@@ -68,22 +62,22 @@ class Collector:
         except Exception as error:
             # Text alone: no values, which may be payloads.
             _logger.error("request failed", traceback="".join(traceback.format_exception(error)))
-            reply = refusal_reply(Refusal(500, "internal", "the collector failed; its log says why"))
-        await self._send(reply, headers, scope, receive, send)
+            reply = refusal_reply(_failed())
+        await self._send(reply, headers, body, send)
 
-    async def _reply(self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]) -> Reply:
+    async def _reply(self, scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> Reply:
         path, method = scope["path"], scope["method"]
         if path != PATH:
             if path == IDENTITY_PATH and method == "GET":
                 return Reply(200, b'{"collector":"%s"}' % self._identity.encode())
             raise Refusal(404, "path", f"there is only {PATH}")
         if method == "POST":
-            return await self._take_in(find(self.doors, headers, scope["query_string"]), receive, headers)
+            return await self._take_in(find(self.doors, headers, scope["query_string"]), headers, body)
         if method == "OPTIONS":
             return Reply(204, b"", ((b"allow", b"OPTIONS, POST"), *cors.preflight(headers, self.doors)))
         raise Refusal(405, "method", f"{PATH} takes POST", extra=((b"allow", b"OPTIONS, POST"),))
 
-    async def _take_in(self, entry: Entry, receive: Receive, headers: Mapping[bytes, bytes]) -> Reply:
+    async def _take_in(self, entry: Entry, headers: Mapping[bytes, bytes], body: Body) -> Reply:
         door = entry.door
         if not door.allows_origin(headers.get(b"origin")):
             raise cors.not_allowed()
@@ -91,9 +85,9 @@ class Collector:
         form, encoding = form_of(headers), encoding_of(headers)
         hold = Hold(door.line.room)
         try:
-            body = await _read(receive, headers, door.config.max_body, hold)
-            rows = await self._decode(body, form, encoding, headers, door, hold)
-            del body
+            sent = await body.read(door.config.max_body, hold)
+            rows = await self._decode(sent, form, encoding, headers, door, hold)
+            del sent  # it waits no longer than needed
             return await self._wait(rows, entry, headers, hold)
         finally:
             hold.release()
@@ -128,25 +122,30 @@ class Collector:
             raise answer
         return settled_reply(rows, answer)
 
-    async def _send(
-        self, reply: Reply, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _send(self, reply: Reply, headers: Mapping[bytes, bytes], body: Body, send: Send) -> None:
         sent = [(b"content-length", str(len(reply.body)).encode()), *reply.extra]
         if reply.body:
-            sent.append((b"content-type", reply.media_type))
+            sent.append((b"content-type", b"application/json"))
         if b"origin" in headers:
             sent += cors.headers_for(headers[b"origin"], self.doors)
-        unread = reply.status >= 400 and _may_have_much_body(headers)
+        unread = body.much_unread
         if reply.close or unread:
             sent.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": sent})
         if unread:
-            # Closing with bytes unread resets the connection, and the client would never see why it was refused.
             await send({"type": "http.response.body", "body": reply.body, "more_body": True})
-            await _linger(receive)
+            await body.linger()
             await send({"type": "http.response.body", "body": b""})
         else:
             await send({"type": "http.response.body", "body": reply.body})
+
+
+def _failed() -> Refusal:
+    return Refusal(
+        500,
+        "internal",
+        "the collector failed, its log says why; it is not known whether the events were stored",
+    )
 
 
 def _decoded(
@@ -155,54 +154,3 @@ def _decoded(
     if encoding is not None and body:
         body = decompress(body, encoding, door.config.max_decompressed, hold.reserve)
     return decode(body, form, headers, door.limits)
-
-
-async def _read(receive: Receive, headers: Mapping[bytes, bytes], limit: int, hold: Hold) -> bytes:
-    """The body as sent. Refusal 413 beyond `limit`, at once where its length says so."""
-    length = headers.get(b"content-length")
-    if length is not None and int(length) > limit:
-        raise _too_large(limit)
-    message = await receive()
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        chunk = message["body"]
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        hold.reserve(len(chunk))
-        if not message["more_body"]:
-            break
-        chunks.append(chunk)
-        message = await receive()
-    if not chunks:
-        return bytes(chunk)
-    chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def _too_large(limit: int) -> Refusal:
-    return Refusal(
-        413, "too_large", f"the body is larger than {limit} bytes; nothing was kept, send less at a time"
-    )
-
-
-def _may_have_much_body(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a good deal of the body may be on its way still."""
-    return b"transfer-encoding" in headers or int(headers.get(b"content-length", b"0")) > _SMALL
-
-
-async def _linger(receive: Receive) -> None:
-    """Read on for a while, throwing away, until the client has sent its body or gone."""
-    size = 0
-    try:
-        async with asyncio.timeout(LINGER_SECONDS):
-            while size < LINGER_BYTES:
-                message = await receive()
-                if message["type"] == "http.disconnect" or not message["more_body"]:
-                    return
-                size += len(message["body"])
-    except TimeoutError:
-        return

@@ -19,6 +19,11 @@ from milkrun.connectors.http.refusals import Refusal
 from milkrun.connectors.http.rows import Rows
 from milkrun.plugin import Fault
 
+VALUES_PER_EVENT = 200
+"""Commas an event may have on average where a request is as full as can be. Telling elements apart takes memory for each of them, and they
+can only be counted afterwards: no more may be there than this allows."""
+
+BLANK_LINES = 10
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _ONE = msgspec.json.Decoder(msgspec.Raw)
 _BOM = b"\xef\xbb\xbf"
@@ -66,6 +71,8 @@ def _json(body: bytes, form: Form, is_array: bool, limits: Limits) -> Rows:
         )
     if form is Form.BATCH and not is_array:
         return _whole(body, "not_array", "an array of CloudEvents is due")
+    if is_array:
+        _check_pieces(body, b",", limits.max_events * VALUES_PER_EVENT, limits)
     try:
         values = [bytes(raw) for raw in _ARRAY.decode(body)] if is_array else [bytes(_ONE.decode(body))]
     except RecursionError:
@@ -77,6 +84,7 @@ def _json(body: bytes, form: Form, is_array: bool, limits: Limits) -> Rows:
 
 
 def _lines(body: bytes, limits: Limits) -> Rows:
+    _check_pieces(body, b"\n", limits.max_events * BLANK_LINES, limits)
     lines = [line for line in body.split(b"\n") if line and not line.isspace()]
     _check_count(len(lines), limits)
     try:
@@ -123,6 +131,15 @@ def _wrong_data(body: bytes, limits: Limits) -> list[Fault]:
         return [Fault(0, "syntax", _reason(error))]
     fault = _fault(0, body, body.isascii() or _is_utf8(body), limits, any_value=True)
     return [] if fault is None else [fault]
+
+
+def _check_pieces(body: bytes, separator: bytes, most: int, limits: Limits) -> None:
+    if len(body) > most and body.count(separator) > most:
+        raise Refusal(
+            413,
+            "too_many_events",
+            f"the request has far more values than {limits.max_events} events have; nothing was kept, send less at a time",
+        )
 
 
 def _check_count(count: int, limits: Limits) -> None:

@@ -12,14 +12,18 @@ import http.client
 import json
 import socket
 import ssl
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from milkrun.connectors.http.app import IDENTITY_PATH
 from milkrun.connectors.http.config import Address
-from milkrun.model.errors import ConfigError, Transient
+from milkrun.model.errors import ConfigError, MilkrunError, Transient
 
+PROBES = 3
 PROBE_SECONDS = 2.0
+PROBE_PAUSE_SECONDS = 0.2
+_NEVER = threading.Event()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,6 @@ def listen(address: Address, identity: str, tls: Tls | None) -> socket.socket:
     """A socket bound to the address. ConfigError where that can't be, Transient where whoever is there doesn't say who it is."""
     if tls is not None:
         _check_certificate(tls)
-    if address.port:
-        _probe(address, identity, tls)
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -48,9 +50,15 @@ def listen(address: Address, identity: str, tls: Tls | None) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address.host, address.port))
         sock.setblocking(False)
+        if address.port:
+            # Bound and not yet listening, it gets no connections: the answer is somebody else's.
+            probe(address, identity, tls)
     except OSError as error:
         sock.close()
         raise _cannot_bind(address, error) from None
+    except MilkrunError:
+        sock.close()
+        raise
     return sock
 
 
@@ -88,24 +96,25 @@ def _occupied(address: Address) -> ConfigError:
     )
 
 
-def _probe(address: Address, identity: str, tls: Tls | None) -> None:
-    """Ask who is at the address: nobody, or a worker of the same project, else it raises."""
-    try:
-        with socket.create_connection((address.host, address.port), PROBE_SECONDS) as connection:
-            if connection.getsockname() == connection.getpeername():
-                return
-    except ConnectionRefusedError:
-        return
-    except TimeoutError:
-        raise _silent(address) from None
-    except OSError as error:
-        raise _cannot_bind(address, error) from None
-    if _ask(address, tls) != identity:
-        raise _occupied(address)
+def probe(address: Address, identity: str, tls: Tls | None) -> None:
+    """Ask who listens at the address. ConfigError where it is neither nobody nor a worker of the same project; Transient where there is no
+    answer. A worker that is just stopping may hang up, so it is asked again."""
+    for attempt in range(PROBES):
+        if attempt:
+            _NEVER.wait(PROBE_PAUSE_SECONDS)
+        try:
+            found = _ask(address, tls)
+        except ConnectionRefusedError:
+            return
+        except TimeoutError:
+            raise _silent(address) from None
+        if found == identity:
+            return
+    raise _occupied(address)
 
 
 def _ask(address: Address, tls: Tls | None) -> str | None:
-    """The identity of the collector at the address; None where it is none."""
+    """The identity of the collector at the address; None where it is none. Raises ConnectionRefusedError where nobody listens."""
     connection = http.client.HTTPConnection(address.host, address.port, timeout=PROBE_SECONDS)
     if tls is not None:
         # Against mistakes, not attacks: whoever can listen here could as well keep the port for itself.
@@ -119,8 +128,8 @@ def _ask(address: Address, tls: Tls | None) -> str | None:
         connection.request("GET", IDENTITY_PATH)
         document = json.loads(connection.getresponse().read(1024))
         return str(document["collector"])
-    except TimeoutError:
-        raise _silent(address) from None
+    except (ConnectionRefusedError, TimeoutError):
+        raise
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return None
     finally:

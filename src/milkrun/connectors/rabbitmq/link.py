@@ -227,7 +227,9 @@ class Link:
         share = self._config.max_unacked // len(self._readers)
         for subscription in subscriptions:
             reader = self._readers[subscription.queue]
-            if reader.subscription is subscription and not reader.paused and subscription.bytes > share:
+            # A prefetch of 1 can't be lowered: what is held then is a single message.
+            can_wait = reader.subscription is subscription and not reader.paused and reader.prefetch > 1
+            if can_wait and subscription.bytes > share:
                 average = max(1, subscription.bytes // subscription.messages)
                 reader.pause(max(1, min(reader.prefetch // 2, share // 2 // average)))
 

@@ -6,10 +6,11 @@ under a reader and lose commits (fixed upstream in 3.51.3).
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ FORMAT = 1
 APPLICATION_ID = 0x4D4B5231  # "MKR1"
 OLDEST_SQLITE = 3_051_003
 BUSY_MS = 20_000
+CHECKPOINT_PAGES = 2_000
 
 _TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -67,6 +69,8 @@ def explained(path: Path) -> Iterator[None]:
         raise Refused(f"{path} can't be written: it or its folder is read-only") from error
     except apsw.NotADBError as error:
         raise Refused(f"{path} is no Milkrun log; give another path in milkrun.yaml") from error
+    except apsw.ConnectionClosedError as error:
+        raise Refused(f"the log {path} has been closed") from error
     except apsw.CantOpenError as error:
         raise Refused(f"{path} can't be opened; check that its folder exists and may be written") from error
     except (apsw.IOError, apsw.CorruptError) as error:
@@ -89,8 +93,9 @@ class Database:
         self._all: list[apsw.Connection] = []
         self._guard = threading.Lock()
         self.write_lock = threading.RLock()
+        self._wal_pages = 0
         with explained(path):
-            _make_folder(path)
+            _make_file(path)
             self.writer = self._connect()
             self._prepare()
             self._watcher = self._connect()
@@ -127,11 +132,24 @@ class Database:
                 self.writer.pragma("user_version", FORMAT)
                 self.writer.execute("INSERT INTO meta VALUES('log', ?)", (uuid.uuid4().hex,))
             self.writer.execute("COMMIT")
-            self.path.chmod(0o600)
 
     def _use_wal(self) -> None:
         self.writer.pragma("journal_mode", "WAL")
-        self.writer.pragma("wal_autocheckpoint", 2_000)
+        # SQLite's own checkpoints pass over a failed fsync in silence: ours are made after commits and may fail aloud.
+        self.writer.wal_autocheckpoint(0)
+        self.writer.set_wal_hook(self._note_wal)
+
+    def _note_wal(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        del connection, name
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def checkpoint_if_due(self) -> None:
+        """Bring the write-ahead log into the file once it is long, as far as readers let it; the caller holds the write lock."""
+        if self._wal_pages >= CHECKPOINT_PAGES:
+            with explained(self.path):
+                self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._wal_pages = 0
 
     def _check_format(self) -> None:
         found = self.writer.pragma("user_version")
@@ -174,8 +192,11 @@ class Database:
             self._all.clear()
 
 
-def _make_folder(path: Path) -> None:
+def _make_file(path: Path) -> None:
+    """The file, for its owner alone from the first moment; SQLite gives its companions the same mode."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except OSError as error:
-        raise Refused(f"the folder of {path} can't be made: {error.strerror}") from error
+        raise Refused(f"{path} can't be made: {error.strerror}; check its folder") from error

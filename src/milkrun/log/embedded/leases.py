@@ -29,7 +29,7 @@ def join(
     connection: apsw.Connection, group: str, member: str, items: Sequence[str], ttl: float, now: float
 ) -> list[Lease]:
     """Renew, give up, take; the caller holds a write transaction."""
-    _expire(connection, now)
+    _expire(connection, group, member, now)
     process = process_id(os.getpid())
     connection.execute(
         "INSERT OR REPLACE INTO member VALUES(?, ?, ?, ?)", (group, member, now + ttl, process)
@@ -72,29 +72,38 @@ def process_id(pid: int) -> str:
     return "" if fields[0] in "ZX" else f"{pid}:{fields[19]}"
 
 
-def _dead_members(connection: apsw.Connection) -> list[str]:
-    """Members that a process had which is no more."""
-    found = connection.execute("SELECT DISTINCT process FROM member").fetchall()
-    gone = [process for (process,) in found if process_id(int(str(process).partition(":")[0])) != process]
+def _dead_members(connection: apsw.Connection, group: str) -> list[str]:
+    """Members whose process is no more."""
+    found = connection.execute("SELECT member, process FROM member WHERE grp=?", (group,)).fetchall()
     return [
-        str(member)
-        for process in gone
-        for (member,) in connection.execute("SELECT DISTINCT member FROM member WHERE process=?", (process,))
+        str(member) for member, process in found if process_id(int(str(process).partition(":")[0])) != process
     ]
 
 
-def _expire(connection: apsw.Connection, now: float) -> None:
+def _expire(connection: apsw.Connection, group: str, member: str, now: float) -> None:
+    """End what is over in the group. Not the caller's own leases: while nobody has taken them they are as good as renewed."""
     if connection.execute("SELECT value FROM meta WHERE key='boot'").get != boot():
         connection.execute("INSERT OR REPLACE INTO meta VALUES('boot', ?)", (boot(),))
         connection.execute("DELETE FROM member")
         connection.execute("UPDATE lease SET expires=0, epoch=epoch+1 WHERE expires>0")
-    for member in _dead_members(connection):
-        connection.execute("DELETE FROM member WHERE member=?", (member,))
+    for gone in _dead_members(connection, group):
+        connection.execute("DELETE FROM member WHERE grp=? AND member=?", (group, gone))
         connection.execute(
-            "UPDATE lease SET expires=0, epoch=epoch+1 WHERE member=? AND expires>0", (member,)
+            "UPDATE lease SET expires=0, epoch=epoch+1 WHERE grp=? AND member=? AND expires>0", (group, gone)
         )
-    connection.execute("DELETE FROM member WHERE expires<=?", (now,))
-    connection.execute("UPDATE lease SET expires=0, epoch=epoch+1 WHERE expires>0 AND expires<=?", (now,))
+    connection.execute("DELETE FROM member WHERE grp=? AND member<>? AND expires<=?", (group, member, now))
+    connection.execute(
+        "UPDATE lease SET expires=0, epoch=epoch+1 WHERE grp=? AND member<>? AND expires>0 AND expires<=?",
+        (group, member, now),
+    )
+
+
+def renew(connection: apsw.Connection, group: str, member: str, expires: float) -> None:
+    """Move the expiry of the membership and of the leases that are still held."""
+    connection.execute("UPDATE member SET expires=? WHERE grp=? AND member=?", (expires, group, member))
+    connection.execute(
+        "UPDATE lease SET expires=? WHERE grp=? AND member=? AND expires>0", (expires, group, member)
+    )
 
 
 def _release(connection: apsw.Connection, group: str, item: str) -> None:

@@ -40,8 +40,7 @@ class EmbeddedLog(Log):
         self._database = Database(path, vfs)
         self._clock = clock
         self._failure: Fatal | None = None
-        self._changed = threading.Condition()
-        self._commits = 0
+        self._changed = threading.Event()
         self._ids: dict[str, tuple[int, int]] = {}
 
     # -- topics
@@ -142,9 +141,7 @@ class EmbeddedLog(Log):
         return upkeep.Writing(self._database, self._committed, self._failed)
 
     def _committed(self) -> None:
-        with self._changed:
-            self._commits += 1
-            self._changed.notify_all()
+        self._changed.set()
 
     def _failed(self, failure: Fatal) -> None:
         """After an I/O error what a further write would build on isn't known: none is allowed."""
@@ -222,13 +219,13 @@ class EmbeddedLog(Log):
     def wait(self, version: int, timeout: float) -> int:
         deadline = self._clock.monotonic() + timeout
         while True:
+            # Two who wait may clear it for each other; each looks again after POLL_SECONDS anyway.
+            self._changed.clear()
             current = self.version()
             left = deadline - self._clock.monotonic()
             if current != version or left <= 0:
                 return current
-            with self._changed:
-                commits = self._commits
-                self._changed.wait_for(lambda seen=commits: self._commits != seen, min(left, POLL_SECONDS))  # type: ignore[misc]
+            self._clock.wait(self._changed, min(left, POLL_SECONDS))
 
     def committed(self, group: str, topic: str, partition: int) -> int | None:
         offset: int | None = self._database.value(
@@ -264,6 +261,10 @@ class EmbeddedLog(Log):
     def join(self, group: str, member: str, items: Sequence[str], ttl: float) -> list[Lease]:
         with self._write():
             return leases.join(self._database.writer, group, member, items, ttl, self._clock.monotonic())
+
+    def renew(self, group: str, member: str, ttl: float) -> None:
+        with self._write():
+            leases.renew(self._database.writer, group, member, self._clock.monotonic() + ttl)
 
     def leave(self, group: str, member: str) -> None:
         with self._write():

@@ -188,6 +188,7 @@ class EmbeddedTransaction(Transaction):
                 reach("log.before_commit")
                 self._database.writer.execute("COMMIT")
                 reach("log.after_commit")
+                self._database.checkpoint_if_due()
         except Fatal as error:
             self._failed(error)
             self.rollback()

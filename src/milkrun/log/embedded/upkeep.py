@@ -80,6 +80,7 @@ class Writing:
         try:
             with explained(self._database.path):
                 writer.execute("COMMIT" if kind is None else "ROLLBACK")
+                self._database.checkpoint_if_due()
         except Fatal as failure:
             self._failed(failure)
             raise

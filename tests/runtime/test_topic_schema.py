@@ -1,0 +1,147 @@
+"""A topic's schema, version by version: tasks agree on it, and no version ever changes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pytest
+
+from milkrun.log.embedded import EmbeddedLog
+from milkrun.model.clock import SystemClock
+from milkrun.model.errors import Refused, Transient
+from milkrun.model.spec import SchemaSpec
+from milkrun.runtime.stores import SCHEMAS
+from milkrun.runtime.topic_schema import LEASE_SECONDS, TRIES, TopicSchemas
+from tests.runtime.flows import Shop, body
+
+INTEGER_N = {"type": "object", "properties": {"n": {"type": "integer"}}}
+TEXT_N = {"type": "object", "properties": {"n": {"type": "object", "properties": {}}}}
+
+
+def schemas(shop: Shop, spec: SchemaSpec | None = None, member: str = "w1/out") -> TopicSchemas:
+    return TopicSchemas("shop", spec or SchemaSpec(), shop.log, shop.clock, member)
+
+
+def names(found: TopicSchemas, topic: str = "orders") -> list[str]:
+    fields: list[str] = found.latest(topic).schema.fields.names
+    return fields
+
+
+def values(*bodies: bytes | None) -> pa.BinaryArray:
+    return pa.array(bodies, pa.binary())
+
+
+def test_it_begins_empty_at_version_0(shop: Shop) -> None:
+    latest = schemas(shop).latest("orders")
+    assert (latest.version, latest.types, latest.schema.fields.names) == (0, frozenset(), [])
+    assert list(shop.log.scan(SCHEMAS)) == []
+
+
+def test_it_grows_by_what_events_bring_and_only_by_that(shop: Shop) -> None:
+    found = schemas(shop)
+    assert found.grow("orders", values(body(a=1), None), []).version == 1
+    assert found.grow("orders", values(body(a=2)), []).version == 1
+    assert found.grow("orders", values(body(b="x"), body(c=True)), []).version == 2
+    assert sorted(names(found)) == ["a", "b", "c"]
+    assert [key for key, _ in shop.log.scan(SCHEMAS)] == ["shop/orders/00000001", "shop/orders/00000002"]
+
+
+def test_a_version_is_read_back_as_it_was(shop: Shop) -> None:
+    found = schemas(shop)
+    first = found.grow("orders", values(body(a=1, o={"p": [1.5]})), [])
+    found.grow("orders", values(body(b=1)), [])
+    again = schemas(shop)
+    assert again.at("orders", 1).schema.fields.equals(first.schema.fields, check_metadata=True)
+    assert again.at("orders", 1) is again.at("orders", 1)
+    assert again.latest("orders").version == 2
+
+
+def test_a_version_that_the_log_does_not_have_is_refused(shop: Shop) -> None:
+    with pytest.raises(Refused, match="no version 3 of the schema of orders"):
+        schemas(shop).at("orders", 3)
+
+
+def test_topics_whose_names_begin_alike_are_apart(shop: Shop) -> None:
+    found = schemas(shop)
+    found.grow("orders.eu", values(body(a=1)), [])
+    found.grow("orders", values(body(b=1)), [])
+    assert (names(schemas(shop)), names(schemas(shop), "orders.eu")) == (["b"], ["a"])
+
+
+def test_what_another_task_added_is_found_before_growing(shop: Shop) -> None:
+    one, two = schemas(shop), schemas(shop, member="w2/out")
+    one.latest("orders"), two.latest("orders")
+    one.grow("orders", values(body(n=1)), [])
+    grown = two.grow("orders", values(body(n="text")), [])
+    assert (grown.version, pa.types.is_integer(grown.schema.fields.field("n").type)) == (1, True)
+
+
+def test_declared_types_go_in_once_they_occur(shop: Shop) -> None:
+    spec = SchemaSpec("body.type", {"order": INTEGER_N, "never": TEXT_N})
+    found = schemas(shop, spec)
+    assert found.lacks("orders", ["order", "other"])
+    assert not found.lacks("orders", ["other"])
+    grown = found.grow("orders", values(None), ["order", "other"])
+    assert (grown.version, grown.types, grown.schema.fields.names) == (1, {"order"}, ["n"])
+    assert not found.lacks("orders", ["order"])
+    assert not schemas(shop, spec).lacks("orders", ["order"])
+
+
+def test_declared_types_that_contradict_each_other_are_refused_and_nothing_is_stored(shop: Shop) -> None:
+    spec = SchemaSpec("body.type", {"a": INTEGER_N, "b": TEXT_N})
+    found = schemas(shop, spec)
+    with pytest.raises(Refused, match=r"share the topic orders.*\(b\).*a topic of its own"):
+        found.grow("orders", values(body(type="a", n=1)), ["a", "b"])
+    assert list(shop.log.scan(SCHEMAS)) == []
+    assert found.grow("orders", values(), ["a"]).version == 1
+
+
+def test_fixed_columns_do_not_grow(shop: Shop) -> None:
+    found = schemas(shop, SchemaSpec("body.type", {"order": INTEGER_N}, grow=False))
+    assert found.grow("orders", values(body(type="order", more=1)), ["order"]).schema.fields.names == ["n"]
+
+
+def test_while_another_has_the_schema_in_hand_it_waits_and_then_gives_up(shop: Shop) -> None:
+    shop.log.join("schema:shop/orders", "w2/out", ["orders"], LEASE_SECONDS)
+    with pytest.raises(Transient, match="another task has been changing the schema of orders for 2 s"):
+        schemas(shop).grow("orders", values(body(a=1)), [])
+    assert TRIES > 1
+    shop.clock.advance(LEASE_SECONDS)
+    assert schemas(shop).grow("orders", values(body(a=1)), []).version == 1
+
+
+def test_two_threads_growing_at_once_agree(shop: Shop) -> None:
+    """Each brings fields of its own and one that both type differently."""
+    log = EmbeddedLog(shop.folder / "log", SystemClock())
+    try:
+        start = threading.Barrier(2)
+        errors: list[BaseException] = []
+
+        def grow(found: TopicSchemas, own: str, shared: Sequence[object]) -> None:
+            try:
+                start.wait(10)
+                for number, value in enumerate(shared):
+                    found.grow("orders", values(body(**{f"{own}{number}": 1, f"both{number}": value})), [])
+            except BaseException as error:
+                errors.append(error)
+
+        parties = [TopicSchemas("shop", SchemaSpec(), log, SystemClock(), f"w{n}/out") for n in range(2)]
+        threads = [
+            threading.Thread(target=grow, args=(parties[0], "a", [1] * 6)),
+            threading.Thread(target=grow, args=(parties[1], "b", ["x"] * 6)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert errors == []
+        versions = [schemas(shop).at("orders", number + 1) for number in range(len(list(log.scan(SCHEMAS))))]
+        expected = {f"{own}{n}" for own in ("a", "b", "both") for n in range(6)}
+        assert set(versions[-1].schema.fields.names) == expected
+        for older, newer in zip(versions, versions[1:], strict=False):
+            kept = {field.name: field.type for field in newer.schema.fields}
+            assert all(kept[field.name] == field.type for field in older.schema.fields)
+    finally:
+        log.close()
