@@ -32,7 +32,7 @@ class Recorder(Output):
 
 def draw(target: Path) -> None:
     """Run the demo and write the picture."""
-    command.Output = Recorder  # type: ignore[attr-defined, misc]
+    command.Output = Recorder  # type: ignore[attr-defined]
     what_next = command._what_next
     command._what_next = lambda *arguments: None
     os.environ["MILKRUN_DEMO_AMQP"] = ""

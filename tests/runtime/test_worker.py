@@ -17,6 +17,7 @@ from milkrun.log.protocol import Log, Transaction
 from milkrun.model.clock import SystemClock
 from milkrun.model.errors import Fatal, Refused, Transient
 from milkrun.model.spec import CutSpec, EmbeddedLogSpec, PipelineSpec, ProjectSpec
+from milkrun.runtime import source_task
 from milkrun.runtime.progress import State
 from milkrun.runtime.stores import PROGRESS, load
 from milkrun.runtime.worker import Worker
@@ -175,8 +176,9 @@ def test_one_worker_takes_over_when_the_other_leaves(yard: Yard) -> None:
     until(lambda: second.idle)
 
 
-def test_one_worker_takes_over_when_the_other_hangs(yard: Yard) -> None:
-    """Stopped in a poll, it doesn't renew its lease; when it comes back it can't commit what it has."""
+def test_one_worker_takes_over_when_the_other_hangs(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in a poll for longer than a turn may take, it loses its lease; when it comes back it can't commit what it has."""
+    monkeypatch.setattr(source_task, "LONGEST_TURN", 0.0)
     yard.give(0, 5)
     hang, hanging = threading.Event(), threading.Event()
 

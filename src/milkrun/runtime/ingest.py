@@ -16,6 +16,7 @@ from milkrun.codecs.json import Validator
 from milkrun.log.protocol import Lease, Log, Transaction
 from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.clock import Clock
+from milkrun.model.errors import NotFound
 from milkrun.model.faults import reach
 from milkrun.model.ledger import LedgerEntry, Stage
 from milkrun.model.spec import PipelineSpec, SourceSpec, TopicSpec, dead_letter_topic
@@ -56,6 +57,14 @@ class Ingest:
 
     def commit(self, received: Received, lease: Lease | None = None) -> Outcome:
         """Make it durable. What the log raises comes through, and then nothing has changed: the same call can be made again."""
+        try:
+            return self._commit(received, lease)
+        except NotFound:
+            # A topic was deleted while the pipeline runs: its next event makes it anew, as its first one did.
+            self._topics.clear()
+            return self._commit(received, lease)
+
+    def _commit(self, received: Received, lease: Lease | None) -> Outcome:
         now = self._clock.now()
         routed = self._router.route(received, now)
         self._check_schema(routed)

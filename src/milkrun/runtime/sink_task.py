@@ -27,7 +27,7 @@ LEASE_SECONDS = 10.0
 DISCOVER_SECONDS = 0.25
 """How soon a new topic is noticed while events arrive."""
 
-LONGEST_TURN = 600.0
+LONGEST_TURN = 120.0
 """Leases of a turn that takes longer than this, in seconds, are kept no more: it may never end."""
 
 LONGEST_WAIT = 0.5

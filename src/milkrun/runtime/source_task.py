@@ -27,7 +27,7 @@ MAX_EVENTS = 20_000
 POLL_SECONDS = 0.2
 DRAIN_SECONDS = 10.0
 LEASE_SECONDS = 10.0
-LONGEST_TURN = 600.0
+LONGEST_TURN = 120.0
 """A lease isn't kept for a task that has been silent for longer than this, in seconds."""
 
 
@@ -90,7 +90,10 @@ class SourceTask(Task):
 
     def _make(self, kind: type[Source]) -> Source:
         config = parse(kind.Config, self._spec.config)
-        return kind(config, SourceContext(self._pipeline.name, self._spec.name, self._folder, self._clock))
+        context = SourceContext(
+            self._pipeline.name, self._spec.name, self._folder, self._clock, id_path=self._spec.route.id
+        )
+        return kind(config, context)
 
     def _hold(self) -> Lease | None:
         """The lease on this source, if it is ours or free."""

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from milkrun.cli.demo import broker
-from milkrun.cli.demo.folder import DemoFolder, prepare
+from milkrun.cli.demo.folder import DemoFolder, check, prepare
 from milkrun.cli.demo.stage import Stage
 from milkrun.cli.demo.story import Ending, Story
 from milkrun.cli.output import Format, Output
@@ -45,6 +45,8 @@ def demo(
     """
     out = Output(output)
     stage = Stage(out)
+    # Before the broker is touched: a project that runs in this folder may be using the queue.
+    check(folder.absolute(), fresh=fresh)
     queue = f"milkrun-demo-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]}"
     url = broker.find_broker(queue)
     made = prepare(folder, broker_url=url, queue=queue, fresh=fresh)

@@ -40,21 +40,8 @@ class DemoFolder:
         return self.path / "data" / "services.ndjson"
 
 
-def prepare(path: Path, *, broker_url: str | None, queue: str, fresh: bool) -> DemoFolder:
-    """Make the folder, or clear the one of an earlier run.
-
-    Refused where the folder isn't the demo's, its files were changed and `fresh` isn't given, or Milkrun runs in it.
-    """
-    path = path.absolute()
-    try:
-        _check(path, fresh)
-        _clear(path)
-        return _write(path, broker_url, queue)
-    except OSError as error:
-        raise Refused(f"{error.filename or path} can't be written: {error.strerror}") from error
-
-
-def _check(path: Path, fresh: bool) -> None:
+def check(path: Path, *, fresh: bool) -> None:
+    """Changes nothing. Refused where the folder isn't the demo's, its files were changed and `fresh` isn't given, or Milkrun runs in it."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -73,6 +60,17 @@ def _check(path: Path, fresh: bool) -> None:
             f"you have changed {', '.join(changed)} in {path}; run your project by `milkrun up`, "
             "or have the demo write its files anew by --fresh"
         )
+
+
+def prepare(path: Path, *, broker_url: str | None, queue: str, fresh: bool) -> DemoFolder:
+    """Make the folder, or clear the one of an earlier run. Refused as by `check`, and where it can't be written."""
+    path = path.absolute()
+    check(path, fresh=fresh)
+    try:
+        _clear(path)
+        return _write(path, broker_url, queue)
+    except OSError as error:
+        raise Refused(f"{error.filename or path} can't be written: {error.strerror}") from error
 
 
 def _mark(path: Path) -> dict[str, str] | None:

@@ -20,7 +20,8 @@ from milkrun.cli.demo.shop import Event
 from milkrun.model.errors import Refused, Transient
 
 RETRY_SECONDS = 0.2
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 40.0
+"""More than the collector lets a request wait: a bad event whose answer is missed would be refused twice."""
 
 
 class Client(Protocol):

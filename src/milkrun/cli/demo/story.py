@@ -99,8 +99,8 @@ class Story:
 
     def _stream(self, project: Project, seconds: float) -> None:
         began = time.monotonic()
-        # The shop's time runs behind the clock's, so that no event is of the future.
-        shop = Shop(self._seed, datetime.now(UTC) - timedelta(hours=1)).steps()
+        # The shop's day passes some 20 times as fast as ours: it begins so long ago that no event is of the future.
+        shop = Shop(self._seed, datetime.now(UTC) - timedelta(hours=1, seconds=20 * seconds)).steps()
         acts: list[tuple[float, Callable[[Project], None]]] = [
             (BAD_AT * seconds, self._send_bad),
             (KILL_AT * seconds, self._crash),

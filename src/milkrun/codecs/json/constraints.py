@@ -61,7 +61,12 @@ def _reduced(schema: Any, place: _Place) -> dict[str, Any]:
         return _reduced_reference(schema, place)
     if COVERED_KEYWORDS.issuperset(schema) and not {"type", "properties", "items", "required"} & set(schema):
         return {} if schema.get("additionalProperties", True) in (True, {}) else dict(schema)
-    if place.depth >= MAX_DEPTH or not _typed(schema) or any(keyword in schema for keyword in _NOT_APART):
+    if (
+        place.depth >= MAX_DEPTH
+        or schema.get("items") is False
+        or not _typed(schema)
+        or any(keyword in schema for keyword in _NOT_APART)
+    ):
         return dict(schema)
     properties = schema.get("properties", {})
     extra, required = schema.get("additionalProperties", True), schema.get("required", ())

@@ -221,6 +221,7 @@ def _narrow(
 def _without_null(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool, bool]:
     """The schema of what isn't null, whether null was allowed, and whether that came from a branch to be looked at again."""
     kinds = schema.get("type")
+    kinds = [kinds] if kinds == "null" else kinds
     if isinstance(kinds, list):
         rest = [kind for kind in kinds if kind != "null"]
         if set(rest) == {"integer", "number"}:
