@@ -1,6 +1,7 @@
-"""Writes docs/reference/project-files.md and docs/reference/cli.md from the code; `--check` only says whether they are current.
+"""Writes the pages of docs/reference (project files, command line, metrics) from the code; `--check` only says whether they are current.
 
-Keys come from `milkrun.control.sections`, commands from the command line's own declarations, JSON from the records commands return.
+Keys come from `milkrun.control.sections`, commands from the command line's own declarations, JSON from the records commands return,
+metrics from `milkrun.server.metrics`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from milkrun.control.running import Outcome
 from milkrun.control.status import ProjectStatus
 from milkrun.control.verifying import Verification
 from milkrun.plugin.config import describe
+from milkrun.model.spec import ServerSpec
 from milkrun.runtime.dead_letters import DeadLetter
+from milkrun.server.metrics import METRICS, WORKING
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 GENERATED = "<!-- Written by tools/reference.py; change the code, not this page. -->\n"
@@ -70,7 +73,7 @@ READ_JSON = (
 
 def pages() -> dict[str, str]:
     """The pages by file name."""
-    return {"project-files.md": project_files(), "cli.md": commands()}
+    return {"project-files.md": project_files(), "cli.md": commands(), "metrics.md": metrics()}
 
 
 # -- project files
@@ -270,6 +273,75 @@ def _collect(kind: type[Any], seen: dict[type[Any], None]) -> None:
         for part in [hint, *typing.get_args(hint)]:
             if dataclasses.is_dataclass(part) and isinstance(part, type):
                 _collect(part, seen)
+
+
+# -- metrics
+
+_METRICS_HEAD = f"""\
+# Metrics and health
+
+`milkrun up` serves these over HTTP at `{ServerSpec().host}:{ServerSpec().port}` unless `milkrun.yaml` says otherwise (`server:` in
+[project files](project-files.md)). They hold names and numbers, never what events contain. There is no login: leave the server on
+loopback, or put it behind something that asks for one.
+
+| path | answer |
+|---|---|
+| `/metrics` | all metrics below, in Prometheus' text format or, for who asks for it, OpenMetrics; 503 while the log can't be read |
+| `/healthz` | 200 while the process answers and its log can be read, else 503 |
+| `/readyz` | 200 while every task is {", ".join(WORKING[:-1])} or {WORKING[-1]}; else 503 with the tasks that are not, their states and errors |
+
+Metrics are made at each scrape from the log: they are the same whichever worker is asked, and counters go on where they were after a
+restart. `milkrun ledger` shows the same sums by minute.
+
+"""
+
+_METRICS_TAIL = """\
+## Prometheus
+
+```yaml
+scrape_configs:
+  - job_name: milkrun
+    static_configs:
+      - targets: ["127.0.0.1:9464"]
+```
+
+What is worth being told of at night, as rules to start from:
+
+```yaml
+groups:
+  - name: milkrun
+    rules:
+      - alert: MilkrunTaskDown
+        expr: milkrun_task_up == 0
+        for: 5m
+        annotations:
+          summary: "{{ $labels.kind }} {{ $labels.pipeline }}/{{ $labels.task }} is not at work"
+      - alert: MilkrunSinkBehind
+        expr: milkrun_sink_lag_seconds > 600
+        for: 5m
+        annotations:
+          summary: "{{ $labels.pipeline }}/{{ $labels.sink }} is {{ $value }} s behind on {{ $labels.topic }}"
+      - alert: MilkrunDeadLetters
+        expr: sum by (pipeline) (increase(milkrun_events_refused_total[15m])) > 0 or sum by (pipeline) (increase(milkrun_events_dead_total[15m])) > 0
+        annotations:
+          summary: "events of {{ $labels.pipeline }} became dead letters; see milkrun dead"
+      - alert: MilkrunUnreachable
+        expr: up{job="milkrun"} == 0
+        for: 2m
+        annotations:
+          summary: "no metrics from {{ $labels.instance }}"
+```
+"""
+
+
+def metrics() -> str:
+    """The page about metrics and health."""
+    lines = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for info in METRICS:
+        name = info.name + ("_total" if info.kind == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in info.labels)
+        lines.append(f"| `{name}` | {info.kind} | {labels} | {_cell(info.help)} |")
+    return GENERATED + _METRICS_HEAD + "\n".join(lines) + "\n\n" + _METRICS_TAIL
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from milkrun.codecs.json import decode, grown, infer, pick
 from milkrun.codecs.json.screen import screen
 from milkrun.codecs.json.times import parse_timestamp, timestamps
-from milkrun.model.schema import EventSchema, json_field
+from milkrun.model.schema import EventSchema, is_json, json_field
 from tests.codecs.documents import EVENTS, PLAIN, VALUES, damaged, schema_fields, texts, written
 
 SETTINGS = settings(deadline=None, max_examples=60)
@@ -182,6 +182,7 @@ def test_rest_column_gives_way_to_a_field_of_its_name() -> None:
     schema = EventSchema(pa.schema([pa.field("_rest", pa.int64())]))
     decoded = decode(pa.array([b'{"_rest":1,"z":2}'], pa.binary()), schema, rest=True)
     assert decoded.columns.to_pylist() == [{"_rest": 1, "_rest_": '{"z":2}'}]
+    assert is_json(decoded.columns.schema.field("_rest_"))
 
 
 def test_many_rows_keep_their_places() -> None:

@@ -24,6 +24,15 @@ _ENVIRONMENT = {
 _HEAD = {"name", "log", "server", "defaults", "teams"}
 _BODY = {"pipeline", "owner", "description", "sources", "schema", "topics", "sinks"}
 _SOURCE = {"app": {"http": {"listen": "127.0.0.1:8080"}, "topic": "shop.{body.type}"}}
+_CONNECTORS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
+    "rabbitmq": ("sources", "rabbitmq", {"url": "${RABBITMQ_URL}", "queues": ["orders"]}),
+    "http-collector": ("sources", "http", {}),
+    "files": ("sources", "files", {"paths": ["*.csv"]}),
+    "duckdb": ("sinks", "duckdb", {"path": "warehouse.duckdb"}),
+    "parquet-and-s3": ("sinks", "parquet", {"url": "lake"}),
+}
+"""The connector that a page is about: source or sink, its name, the options it can't do without."""
+
 _FOREIGN = re.compile(r"^ +outbox:", re.M)
 """The connector of examples/connector, which need not be installed."""
 
@@ -40,7 +49,7 @@ def test_yaml_is_a_projects(block: Block, tmp_path: Path) -> None:
     assert isinstance(document, dict)
     if _FOREIGN.search(block.text):
         return
-    files = _files(document)
+    files = _files(block.page.stem, document)
     for name, part in files.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -51,15 +60,21 @@ def test_yaml_is_a_projects(block: Block, tmp_path: Path) -> None:
     assert load(tmp_path, _ENVIRONMENT).spec.name
 
 
-def _files(document: Mapping[str, Any]) -> dict[str, Any]:
+def _files(page: str, document: Mapping[str, Any]) -> dict[str, Any]:
     """The project files that hold what the block shows."""
     head: dict[str, Any] = {"name": "docs"}
     if document.keys() <= _HEAD:
         return {"milkrun.yaml": head | dict(document)}
     if not document.keys() <= _BODY:
-        # Options of a Parquet sink, as the page on S3 shows them without what is around.
-        document = {"sinks": {"lake": {"parquet": document}}}
+        document = _around(page, document)
     return {"milkrun.yaml": head, "pipelines/shop.yaml": {"sources": _SOURCE} | dict(document)}
+
+
+def _around(page: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A pipeline around some options of a connector, as its page shows them without the rest."""
+    party, name, needed = _CONNECTORS[page]
+    route = {"topic": "shop.event"} if party == "sources" else {}
+    return {party: {"shown": {name: needed | dict(options)} | route}}
 
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=str)

@@ -99,9 +99,7 @@ def install(monkeypatch: pytest.MonkeyPatch, script: SourceScript, target: Memor
 class Stage:
     """A pipeline's two tasks over one stepped log, to be run one at a time."""
 
-    def __init__(
-        self, folder: Path, script: SourceScript, target: MemoryTarget, spec: PipelineSpec
-    ) -> None:
+    def __init__(self, folder: Path, script: SourceScript, target: MemoryTarget, spec: PipelineSpec) -> None:
         self.folder = folder
         self.clock = ManualClock()
         self.script = script

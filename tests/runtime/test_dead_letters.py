@@ -13,7 +13,9 @@ from milkrun.runtime.dead_letters import Cause, DeadLetter, Refusal, parse, reco
 
 TEXT = st.text(max_size=8)
 BYTES = st.none() | st.binary(max_size=8)
-NAMES = st.sampled_from(["x", "x", "milkrun.id", "milkrun.dead.stage", "milkrun.dead.partition", "milkrun.dead."])
+NAMES = st.sampled_from(
+    ["x", "x", "milkrun.id", "milkrun.dead.stage", "milkrun.dead.partition", "milkrun.dead."]
+)
 LETTERS = st.tuples(
     BYTES,
     BYTES,
@@ -23,7 +25,10 @@ LETTERS = st.tuples(
 )
 
 
-def batch(refusal: Refusal, rows: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]], int, Cause]]) -> Batch:
+def batch(
+    refusal: Refusal,
+    rows: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]], int, Cause]],
+) -> Batch:
     """The dead letters as the log gives them."""
     keys, values, headers, stamps, causes = zip(*rows, strict=True)
     made = records(
@@ -39,7 +44,9 @@ def batch(refusal: Refusal, rows: list[tuple[bytes | None, bytes | None, list[tu
     return Batch("_dead.shop", 2, events, 40 + len(rows))
 
 
-@given(st.sampled_from(["", "orders"]), st.none() | st.integers(0, 9), st.lists(LETTERS, min_size=1, max_size=4))
+@given(
+    st.sampled_from(["", "orders"]), st.none() | st.integers(0, 9), st.lists(LETTERS, min_size=1, max_size=4)
+)
 def test_a_round_trip(
     topic: str,
     partition: int | None,
@@ -73,7 +80,11 @@ def test_a_round_trip(
 def test_bytes_that_are_no_text_are_shown_as_base64() -> None:
     cause = Cause("utf8", "no text")
     (letter,) = parse(
-        "shop", batch(Refusal("source", "in", "v1"), [(b"\xff", b"\x00\xfe", [("h", b"\xff"), ("t", "ü".encode())], 0, cause)])
+        "shop",
+        batch(
+            Refusal("source", "in", "v1"),
+            [(b"\xff", b"\x00\xfe", [("h", b"\xff"), ("t", "ü".encode())], 0, cause)],
+        ),
     )
     shown = letter.as_dict()
     assert (shown["key"], shown["value"]) == ({"base64": "/w=="}, {"base64": "AP4="})

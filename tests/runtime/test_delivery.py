@@ -109,9 +109,9 @@ def test_a_value_of_another_type_is_dead_and_the_rest_goes_on(shop: Shop) -> Non
         (4, "syntax", ""),
     ]
     assert [letter.value for letter in letters] == [body(n={"deep": 1}), b"no json"]
-    assert {(letter.stage, letter.party, letter.topic, letter.partition, letter.version) for letter in letters} == {
-        ("sink", "out", "orders", 0, "v7")
-    }
+    assert {
+        (letter.stage, letter.party, letter.topic, letter.partition, letter.version) for letter in letters
+    } == {("sink", "out", "orders", 0, "v7")}
     assert shop.ledger() == {("orders", "delivered"): 3, ("orders", "dead"): 2}
 
 
@@ -172,9 +172,16 @@ def test_declared_types_go_into_the_schema_before_any_event_has_their_fields(sho
 
 def append_with_headers(shop: Shop, headers: list[list[tuple[str, bytes]]]) -> None:
     """Events `{}` with these headers."""
-    stamps = pa.array([shop.clock.now()] * len(headers), pa.int64()).cast(RECORD_SCHEMA.field("timestamp").type)
+    stamps = pa.array([shop.clock.now()] * len(headers), pa.int64()).cast(
+        RECORD_SCHEMA.field("timestamp").type
+    )
     rows = [[{"key": name, "value": value} for name, value in each] for each in headers]
-    columns = [stamps, pa.nulls(len(rows), pa.binary()), pa.array([b"{}"] * len(rows)), pa.array(rows, HEADERS)]
+    columns = [
+        stamps,
+        pa.nulls(len(rows), pa.binary()),
+        pa.array([b"{}"] * len(rows)),
+        pa.array(rows, HEADERS),
+    ]
     with shop.log.transaction() as transaction:
         transaction.append("orders", 0, pa.RecordBatch.from_arrays(columns, schema=RECORD_SCHEMA))
 

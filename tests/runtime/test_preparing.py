@@ -16,7 +16,9 @@ from milkrun.runtime import preparing
 from milkrun.runtime.preparing import Filter, prepare
 from tests.runtime.flows import NOW, body
 
-SCHEMA = EventSchema(pa.schema([pa.field("type", pa.string()), pa.field("n", pa.int64())]), version=1, grow=True)
+SCHEMA = EventSchema(
+    pa.schema([pa.field("type", pa.string()), pa.field("n", pa.int64())]), version=1, grow=True
+)
 KINDS = {
     "order": body(type="order", n=1),
     "click": body(type="click", n=2),
@@ -34,7 +36,11 @@ def cut_of(kinds: list[str], first: int = 10) -> pa.RecordBatch:
         for n, kind in enumerate(kinds)
     ]
     table = pa.Table.from_pylist(
-        [row | {"timestamp": pa.scalar(row["timestamp"]).cast(BATCH_SCHEMA.field("timestamp").type).as_py()} for row in rows],
+        [
+            row
+            | {"timestamp": pa.scalar(row["timestamp"]).cast(BATCH_SCHEMA.field("timestamp").type).as_py()}
+            for row in rows
+        ],
         BATCH_SCHEMA,
     )
     batches = table.combine_chunks().to_batches()
@@ -42,7 +48,9 @@ def cut_of(kinds: list[str], first: int = 10) -> pa.RecordBatch:
 
 
 @given(st.lists(st.sampled_from(sorted(KINDS)), max_size=30), st.booleans())
-def test_every_event_is_in_one_part_and_the_result_is_always_the_same(kinds: list[str], filtered: bool) -> None:
+def test_every_event_is_in_one_part_and_the_result_is_always_the_same(
+    kinds: list[str], filtered: bool
+) -> None:
     only = {"body.type": ["order"]} if filtered else {}
     events = cut_of(kinds)
     prepared = prepare(events, SCHEMA, Filter(only))

@@ -40,7 +40,12 @@ def append(stage: Stage, topic: str, values: Sequence[bytes | None], partition: 
     if stage.log.topic(topic) is None:
         stage.log.create_topic(TopicSpec(topic, partitions=partition + 1))
     stamps = pa.array([stage.clock.now()] * len(values), pa.int64()).cast(RECORD_SCHEMA.field(0).type)
-    columns = [stamps, pa.nulls(len(values), pa.binary()), pa.array(values, pa.binary()), no_headers(len(values))]
+    columns = [
+        stamps,
+        pa.nulls(len(values), pa.binary()),
+        pa.array(values, pa.binary()),
+        no_headers(len(values)),
+    ]
     with stage.log.transaction() as transaction:
         transaction.append(topic, partition, pa.RecordBatch.from_arrays(columns, schema=RECORD_SCHEMA))
 
@@ -187,7 +192,9 @@ def test_two_workers_share_the_partitions(stage: Stage) -> None:
     assert stage.target.values("shop.order") == [body(n=n) for n in range(4)]
 
 
-def test_a_target_with_one_writer_is_held_by_one_worker(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_with_one_writer_is_held_by_one_worker(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage.target.capabilities = replace(STORED_SINK, placement="one worker")
     install(monkeypatch, stage.script, stage.target)
     append(stage, "shop.order", [body(n=0)])
@@ -263,7 +270,9 @@ def test_a_topic_re_created_while_it_is_idle_is_delivered_anew(stage: Stage) -> 
     task = stage.sink_task()
     stage.log.idle_steps = [anew, task.close]
     run(task)
-    assert sorted(value or b"" for value in stage.target.values("shop.order")) == [body(n=n) for n in range(4)]
+    assert sorted(value or b"" for value in stage.target.values("shop.order")) == [
+        body(n=n) for n in range(4)
+    ]
 
 
 def test_a_topic_deleted_while_it_is_idle_is_let_go(stage: Stage) -> None:

@@ -72,7 +72,9 @@ def test_the_next_start_goes_on_at_the_stored_position(stage: Stage, calls: Hook
 
 
 @pytest.mark.parametrize("place", [("open", 1), ("poll", 2), ("settle", 1)])
-@pytest.mark.parametrize("error", [Transient("t"), Unreachable("u"), Reopen("r"), Fenced("f"), KeyError("bug")])
+@pytest.mark.parametrize(
+    "error", [Transient("t"), Unreachable("u"), Reopen("r"), Fenced("f"), KeyError("bug")]
+)
 def test_it_starts_anew_after_an_error_that_may_heal(
     stage: Stage, calls: Hooks, place: tuple[str, int], error: BaseException
 ) -> None:
@@ -116,6 +118,7 @@ def test_a_commit_that_always_fails_unexpectedly_is_tried_ever_more_seldom(
     stage: Stage, calls: Hooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A poll that goes well is not yet work done."""
+
     def fail(*_: object) -> None:
         raise ValueError("a bug")
 

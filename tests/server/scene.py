@@ -28,7 +28,9 @@ def run_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Flow:
     flow = make_flow(folder, monkeypatch, pipeline=PIPELINE.replace("geheim", SECRET))
     note = {"note": SECRET}
     flow.give(*(event(n, **note) for n in range(3)))
-    flow.give(event(3, "click", **note), event(4, "click", **note), event(0, **note), b"{" + SECRET.encode(), b"[]")
+    flow.give(
+        event(3, "click", **note), event(4, "click", **note), event(0, **note), b"{" + SECRET.encode(), b"[]"
+    )
     flow.give(event(5, n={"no": SECRET}))
     assert flow.run().ok
     return flow
@@ -42,7 +44,12 @@ def opened(folder: Path, clock: ManualClock) -> Iterator[Project]:
 
 
 def report(
-    project: Project, states: dict[str, str], *, worker: str = "w1", at: int | None = None, error: str | None = None
+    project: Project,
+    states: dict[str, str],
+    *,
+    worker: str = "w1",
+    at: int | None = None,
+    error: str | None = None,
 ) -> None:
     """Write what a worker would report: the state of the source `in` and of the sink `out`."""
     now = project.clock.now() if at is None else at

@@ -42,11 +42,10 @@ def test_ready_while_every_task_is_at_work(project: Project, states: tuple[str, 
 
 
 @pytest.mark.parametrize(
-    ("state", "error"), [("retrying", "no broker"), ("failed", "no rights"), ("starting", None), ("stopped", None)]
+    ("state", "error"),
+    [("retrying", "no broker"), ("failed", "no rights"), ("starting", None), ("stopped", None)],
 )
-def test_not_ready_while_one_is_not(
-    project: Project, state: str, error: str | None
-) -> None:
+def test_not_ready_while_one_is_not(project: Project, state: str, error: str | None) -> None:
     report(project, {"in": "running", "out": state}, error=error)
     task = {"pipeline": "shop", "kind": "sink", "task": "out", "state": state, "error": error}
     assert told(project, "/readyz") == (503, {"status": "not ready", "tasks": [task]})
@@ -73,9 +72,7 @@ def test_not_ready_when_the_worker_is_gone(project: Project, clock: ManualClock)
     assert told(project, "/healthz")[0] == 200
 
 
-def test_ready_while_another_worker_has_taken_over(
-    project: Project, clock: ManualClock
-) -> None:
+def test_ready_while_another_worker_has_taken_over(project: Project, clock: ManualClock) -> None:
     report(project, {"in": "running", "out": "idle"})
     clock.advance(11)
     report(project, {"in": "running", "out": "idle"}, worker="w2")
@@ -86,7 +83,7 @@ def test_ready_while_another_worker_has_taken_over(
 def test_a_log_that_fails_is_neither_healthy_nor_ready(
     project: Project, monkeypatch: pytest.MonkeyPatch, error: MilkrunError
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(project.log, "version", fail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,19 +14,29 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from milkrun import __version__
 from milkrun.control.coordinator import Project
 from milkrun.model.errors import Transient
+from milkrun.model.spec import TopicSpec
 from milkrun.runtime.stores import PROGRESS
 from milkrun.server.metrics import METRICS
 from milkrun.testing.clock import ManualClock
+from tests.control.flow import Flow
 from tests.server.scene import SECRET, append, ask, opened, report, run_shop
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
+    """The project run once, for each test to have a copy of."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield run_shop(tmp_path_factory.mktemp("ran") / "shop", patch)
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    run_shop(tmp_path, monkeypatch)
-    clock = ManualClock()
-    with opened(tmp_path, clock) as made:
+def project(ran: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    folder = tmp_path / "shop"
+    shutil.copytree(ran.folder, folder)
+    ran.install(monkeypatch)
+    with opened(folder, ManualClock()) as made:
         with made.log.transaction() as transaction:
             transaction.put(PROGRESS, "w1", None)
         yield made
@@ -145,16 +156,25 @@ def test_no_payload_and_no_secret_is_served(project: Project) -> None:
 
 
 def test_counters_do_not_go_back_when_retention_removes_events(project: Project) -> None:
+    append(project, "shop.click", [project.clock.now()])
     before = samples(scrape(project))
-    project.log.delete_topic("shop.click")
+    project.log.create_topic(TopicSpec("shop.order", retention_seconds=1.0))
+    assert isinstance(project.clock, ManualClock)
+    project.clock.set_now(4_000_000_000_000)
+    append(project, "shop.order", [project.clock.now()])
+    project.log.housekeep()
     after = samples(scrape(project))
-    assert {key: count for key, count in after.items() if key[0].endswith("_total")} == {
-        key: count for key, count in before.items() if key[0].endswith("_total")
-    }
+    assert value(after, "milkrun_topic_events", topic="shop.order") == 1
+    counters = [
+        {key: count for key, count in found.items() if key[0].endswith("_total")} for found in (before, after)
+    ]
+    assert counters[0] == counters[1]
 
 
-def test_a_log_that_cannot_be_read_now_is_told_as_503(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+def test_a_log_that_cannot_be_read_now_is_told_as_503(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise Transient("the log is busy")
 
     monkeypatch.setattr(project.log, "ledger", fail)
@@ -174,5 +194,7 @@ def test_prometheus_own_tool_finds_nothing_wrong(project: Project, promtool: Pat
 def test_prometheus_own_tool_would_find_something(promtool: Path) -> None:
     """The check above has teeth."""
     wrong = "# TYPE a counter\na 1\na 1\n"
-    checked = subprocess.run([promtool, "check", "metrics"], input=wrong, capture_output=True, text=True, timeout=60)
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=wrong, capture_output=True, text=True, timeout=60
+    )
     assert checked.returncode != 0

@@ -66,7 +66,9 @@ def test_a_port_in_use_is_refused_with_a_remedy(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         server = at(project, port)
-        with pytest.raises(Refused, match=rf"can't listen on 127\.0\.0\.1:{port}: .*another port under server:"):
+        with pytest.raises(
+            Refused, match=rf"can't listen on 127\.0\.0\.1:{port}: .*another port under server:"
+        ):
             server.start()
         server.close()
 

@@ -14,6 +14,7 @@ from milkrun.model.errors import Refused
 from milkrun.server.app import make_app
 
 CLOSE_SECONDS = 5.0
+BACKLOG = 128
 
 
 class StatusServer:
@@ -41,6 +42,8 @@ class StatusServer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
+            # At once: two that start together could both bind, and the later one would learn of it in its thread alone.
+            self._socket.listen(BACKLOG)
         except OSError as error:
             self._socket.close()
             raise Refused(

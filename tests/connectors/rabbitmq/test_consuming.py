@@ -189,7 +189,7 @@ def test_large_bodies_lower_the_prefetch_and_all_come(
         settle(source, received)
 
     assert taken == dict.fromkeys(bodies, 1)
-    # A piece of the stream may complete a message or two beyond the limit.
+    # The message that reaches the limit is taken as well, and one at a time comes while the next is being read.
     assert max(sizes) < 2 << 20
     source.close()
     await_count(client, queue, 0)

@@ -23,6 +23,7 @@ class ScriptedChannel:
         self.on_close: Callable[[Any, Exception], object] = _nobody
         self.on_cancel: Callable[[Any], object] = _nobody
         self.on_consuming: Callable[[Any], object] = _nobody
+        self.on_cancelled: Callable[[Any], object] = _nobody
 
     def add_on_close_callback(self, callback: Callable[[Any, Exception], object]) -> None:
         self.on_close = callback
@@ -46,8 +47,9 @@ class ScriptedChannel:
         self.on_consuming = callback
         return f"tag-{len(self.asked)}"
 
-    def basic_cancel(self, consumer_tag: str, callback: object) -> None:
+    def basic_cancel(self, consumer_tag: str, callback: Callable[[Any], object]) -> None:
         self.asked.append(("cancel", consumer_tag))
+        self.on_cancelled = callback
 
     def basic_ack(self, tag: int, multiple: bool) -> None:
         self.asked.append(("ack", tag, multiple))
@@ -181,6 +183,9 @@ def test_a_queue_with_other_settings_is_consumed_as_it_is(script: Script) -> Non
     script.time_passes()
     assert [asked[:2] for asked in script.opened().asked[:2]] == [("declare", "orders"), ("bind", "shop")]
     assert script.channels[-1].asked[0] == ("declare", "orders", {"passive": True})
+    script.channels[-1].closed(NOT_FOUND)
+    script.time_passes()
+    assert "arguments" in script.opened().asked[0][2]
 
 
 def test_the_end_of_the_connection_sets_no_timer(script: Script) -> None:
@@ -209,18 +214,32 @@ def test_stopping_cancels_and_still_acknowledges(script: Script) -> None:
     assert script.timers == []
 
 
-def test_pausing_hands_back_and_resumes_with_less(script: Script) -> None:
+def test_pausing_hands_back_until_the_broker_has_stopped(script: Script) -> None:
     reader = script.reader()
     reader.start()
     channel = script.opened()
     refusing = []
     reader.pause(10)
     refusing.append(script.subscriptions[1].refusing)
-    reader.give_back(5)
     reader.resume()
+    reader.give_back(5)
     refusing.append(script.subscriptions[1].refusing)
-    assert refusing == [True, False]
+    channel.on_cancelled(None)
+    refusing.append(script.subscriptions[1].refusing)
+    assert refusing == [True, True, False]
     assert channel.asked[-4:] == [("cancel", "tag-3"), ("nack", 5, True), ("qos", 10), ("consume", "orders")]
+    assert not reader.paused
+
+
+def test_the_channel_goes_while_resuming(script: Script) -> None:
+    reader = script.reader()
+    reader.start()
+    channel = script.opened()
+    reader.pause(10)
+    reader.resume()
+    channel.closed(NOT_FOUND)
+    script.time_passes()
+    assert script.opened().asked[-2:] == [("qos", 10), ("consume", "orders")]
 
 
 def test_paused_while_the_queue_is_away(script: Script) -> None:

@@ -30,8 +30,9 @@ Raws = list[Any] | None
 class Builder:
     """The columns of one chunk.
 
-    `rows` are the events' members, `EMPTY` itself for the `empty` rows that are to be null. After `build`: `bad` has the rows to be judged, `keys` the
-    number of keys seen (as against those written, which tells duplicates), `unknown` how often fields came that the plan lacks.
+    `rows` are the events' members, `EMPTY` itself for the `empty` rows that are to be null. After `build`: `bad` has the rows to be
+    judged, `keys` the number of keys seen (as against those written, which tells duplicates), `strange` whether there are fields
+    that the plan lacks, and `unknown` how often those came that say something.
     """
 
     def __init__(self, root: Node, rows: Sequence[dict[str, Any]], raws: Raws, empty: int) -> None:
@@ -41,6 +42,7 @@ class Builder:
         self._empty = empty
         self.bad: set[int] = set()
         self.keys = 0
+        self.strange = False
         self.unknown: Counter[Path] = Counter()
 
     def build(self) -> list[pa.Array]:
@@ -69,6 +71,7 @@ class Builder:
 
     def _note_unknown(self, node: Node, dicts: Sequence[dict[str, Any]]) -> None:
         strange = set().union(*dicts) - node.names
+        self.strange = self.strange or bool(strange)
         for name in sorted(strange):
             values = [each[name] for each in dicts if name in each]
             self.keys += sum(map(count_keys, values))

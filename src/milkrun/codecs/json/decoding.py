@@ -23,7 +23,7 @@ from milkrun.codecs.json.plan import Path, Plan, plan_for
 from milkrun.codecs.json.rest import count_unknown, rest_name, rest_of
 from milkrun.codecs.json.screen import Screen, as_binary, offsets_of, screen
 from milkrun.codecs.json.text import parse
-from milkrun.model.schema import EventSchema
+from milkrun.model.schema import EventSchema, json_field
 
 MAX_DEPTH = 128
 _CHUNK_ROWS = 512
@@ -35,8 +35,8 @@ _UNPARSED = (msgspec.MsgspecError, ValueError, RecursionError)
 class Decoded:
     """What a column of events decodes to.
 
-    `columns` has the schema's fields, every one nullable, and where asked for a last string column `_rest` (underscores are added
-    until no field has that name): a JSON object of the fields the schema lacks, nested ones by their path, list items by index.
+    `columns` has the schema's fields, every one nullable, and where asked for a last JSON column `_rest` (underscores are added
+    until no field has that name): an object of the fields the schema lacks, nested ones by their path, list items by index.
     `errors` (`ERRORS_SCHEMA`) has the rows that failed. `unknown` counts, by path with `[]` for list items, fields the schema
     lacks, where they hold more than null or an empty list; `duplicates` counts dropped keys; both over rows without an error.
     """
@@ -103,7 +103,7 @@ def _batch(plan: Plan, arrays: list[pa.Array], rows: int, *, rest: bool) -> pa.R
         return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
     schema = plan.schema
     if rest:
-        schema = schema.append(pa.field(rest_name(schema.names), pa.string()))
+        schema = schema.append(json_field(rest_name(schema.names)))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -143,11 +143,12 @@ class _Chunk:
         empty = sum([row is EMPTY for row in rows])
         builder = Builder(self.plan.root, rows, raws, empty)
         columns = builder.build()
+        self._strange = builder.strange
         bad = builder.bad | set(slow)
         fixed = self._judge(sorted(bad))
         self._count_duplicates(rows, seen, bad, builder.keys)
         self._count_unknown(rows, builder)
-        return self._put_together(columns, bad, fixed) if bad else columns
+        return self._put_together(columns, fixed) if bad else columns
 
     def _parse(self, seen: Screen) -> tuple[list[dict[str, Any]], list[int]]:
         """Each row's members, and the rows that must go the slow way."""
@@ -189,9 +190,7 @@ class _Chunk:
         self.duplicates += sum(exact.duplicates for exact in fixed.values())
         return fixed
 
-    def _put_together(
-        self, columns: list[pa.Array], bad: set[int], fixed: dict[int, Exact]
-    ) -> list[pa.Array]:
+    def _put_together(self, columns: list[pa.Array], fixed: dict[int, Exact]) -> list[pa.Array]:
         """The columns with the judged rows in their places: null, or as judged."""
         failed = np.zeros(len(self.values), np.bool_)
         failed[list(self.errors)] = True
@@ -203,6 +202,7 @@ class _Chunk:
         extra = builder.build()
         if builder.bad:
             raise AssertionError("a row judged right doesn't fit its columns")
+        self._strange = self._strange or builder.strange
         self.unknown.update(builder.unknown)
         order = np.arange(len(self.values))
         order[list(fixed)] = np.arange(len(fixed)) + len(self.values)
@@ -236,7 +236,9 @@ class _Chunk:
             self.unknown.update(builder.unknown)
 
     def rest(self) -> pa.StringArray:
-        """The fields the schema lacks, as JSON; null where a row has none."""
+        """The fields the schema lacks, as JSON; null where a row has none. Called after `columns`."""
+        if not self._strange:
+            return pa.nulls(len(self._items), pa.string())
         return pa.array(
             [
                 None

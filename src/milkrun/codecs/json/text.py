@@ -51,40 +51,48 @@ def parse(value: bytes, max_depth: int) -> Parsed:
         raise RowError(Code.EMPTY, "expected a JSON object, found nothing", offset=len(value))
     text = _decoded(body, skipped)
     check_depth(body, max_depth, skipped)
-    duplicates = [0]
+    found, duplicates = _loaded(text, skipped)
+    _check_surrogates(text, skipped)
+    if not isinstance(found, dict):
+        message = f"expected a JSON object, found {kind_of(found)}"
+        raise RowError(Code.NOT_OBJECT, message, offset=skipped + _skip(text, 0))
+    return Parsed(found, duplicates, text, skipped)
 
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            duplicates[0] += len(pairs) - len(made)
-            made = {}
-            for key, value in pairs:
-                # The last one wins, and stands where it was written.
-                made.pop(key, None)
-                made[key] = value
-        return made
 
+def _loaded(text: str, skipped: int) -> tuple[Any, int]:
+    """The value, and how many duplicate keys it had."""
+    members = _Members()
     try:
         found = json.loads(
             text, object_pairs_hook=members, parse_int=Number, parse_float=Number, parse_constant=_refuse
         )
     except json.JSONDecodeError as error:
-        raise RowError(
-            Code.SYNTAX, f"not RFC 8259 JSON: {error.msg}", offset=skipped + _bytes(text, error.pos)
-        ) from None
+        message, place = f"not RFC 8259 JSON: {error.msg}", error.pos
     except _Constant:
-        place = next(hit.start() for hit in _CONSTANT.finditer(text) if hit[0][0] != '"')
         message = "not RFC 8259 JSON: NaN and infinities are no numbers"
-        raise RowError(Code.SYNTAX, message, offset=skipped + _bytes(text, place)) from None
+        place = next(hit.start() for hit in _CONSTANT.finditer(text) if hit[0][0] != '"')
     except RecursionError:
         raise RowError(Code.DEPTH, "nested deeper than this decoder can go") from None
-    _check_surrogates(text, skipped)
-    if not isinstance(found, dict):
-        start = len(body) - len(body.lstrip(WHITE))
-        raise RowError(
-            Code.NOT_OBJECT, f"expected a JSON object, found {kind_of(found)}", offset=skipped + start
-        )
-    return Parsed(found, duplicates[0], text, skipped)
+    else:
+        return found, members.duplicates
+    raise RowError(Code.SYNTAX, message, offset=skipped + _bytes(text, place))
+
+
+class _Members:
+    """Makes objects of their pairs: of equal keys the last one wins, and stands where it was written."""
+
+    def __init__(self) -> None:
+        self.duplicates = 0
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            self.duplicates += len(pairs) - len(made)
+            made = {}
+            for key, value in pairs:
+                made.pop(key, None)
+                made[key] = value
+        return made
 
 
 def kind_of(value: Any) -> str:

@@ -13,7 +13,7 @@ import structlog
 from pika.channel import Channel
 from pika.exceptions import AMQPError, ChannelClosed, ChannelClosedByBroker
 from pika.frame import Method
-from pika.spec import PRECONDITION_FAILED, Basic, BasicProperties
+from pika.spec import NOT_FOUND, PRECONDITION_FAILED, Basic, BasicProperties
 
 from milkrun.connectors.rabbitmq.acks import Prefix
 from milkrun.connectors.rabbitmq.config import Declaration
@@ -61,7 +61,7 @@ class QueueReader:
         self._channel: Channel | None = None
         self._consumer: str | None = None
         self._stopped = False
-        self._paused = False
+        self._paused = self._cancelling = self._resumes = False
         self._delay = FIRST_DELAY
         self._reported = ""
         self._log = structlog.get_logger().bind(queue=queue)
@@ -93,8 +93,11 @@ class QueueReader:
         self._log.warning("rabbitmq.paused", reason="too many bytes are unacknowledged", prefetch=prefetch)
 
     def resume(self) -> None:
-        """Go on after `pause`."""
-        self._paused = False
+        """Go on after `pause`, once all that was on its way has come."""
+        if self._cancelling:
+            self._resumes = True
+            return
+        self._paused = self._resumes = False
         if self.subscription is not None and self._channel is not None and self._channel.is_open:
             self.subscription.refusing = False
             self._consume(self._channel)
@@ -148,7 +151,14 @@ class QueueReader:
     def _cancel(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None and self._channel is not None and self._channel.is_open:
-            self._channel.basic_cancel(consumer, callback=_heard)
+            self._cancelling = True
+            self._channel.basic_cancel(consumer, callback=self._on_cancelled)
+
+    def _on_cancelled(self, _: Method[Basic.CancelOk]) -> None:
+        """The broker's answer comes behind the last delivery."""
+        self._cancelling = False
+        if self._resumes:
+            self.resume()
 
     # -- losing it
 
@@ -172,13 +182,19 @@ class QueueReader:
         # Anything else is the end of the connection, which its owner hears of.
 
     def _note_difference(self, reason: ChannelClosedByBroker) -> None:
-        """A queue that is there with other settings than declared is consumed as it is: its messages are wanted all the same."""
-        declared = self._declaration is not None and not self._differs
-        if declared and reason.reply_code == PRECONDITION_FAILED and "inequivalent arg" in reason.reply_text:
+        """A queue that is there with other settings than declared is consumed as it is: its messages are wanted all the same.
+        If it is gone later, it is declared again.
+        """
+        if reason.reply_code == NOT_FOUND:
+            self._differs = False
+        elif reason.reply_code == PRECONDITION_FAILED and "inequivalent arg" in reason.reply_text:
             self._differs = True
 
     def _forget(self) -> None:
         self.subscription = self._consumer = None
+        self._cancelling = False
+        if self._resumes:
+            self._paused = self._resumes = False
         if self._channel is not None:
             self._connection.subscriptions.pop(self._channel.channel_number, None)
 
