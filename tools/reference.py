@@ -28,8 +28,8 @@ from milkrun.control.plan import ProjectPlan
 from milkrun.control.running import Outcome
 from milkrun.control.status import ProjectStatus
 from milkrun.control.verifying import Verification
-from milkrun.plugin.config import describe
 from milkrun.model.spec import ServerSpec
+from milkrun.plugin.config import describe
 from milkrun.runtime.dead_letters import DeadLetter
 from milkrun.server.metrics import METRICS, WORKING
 

@@ -113,7 +113,7 @@ def test_refused_events_are_dead_letters_with_their_bytes(shop: Station) -> None
     expected = {number: code for number, (_, code) in enumerate(REFUSED.values())}
     assert refused(answer) == expected
     shop.finish()
-    assert letters(shop) == {body: code for body, code in REFUSED.values()}
+    assert letters(shop) == dict(REFUSED.values())
     assert ask(shop, "SELECT count(*) FROM shop_order") == [(len(REFUSED) + 1,)]
 
 
@@ -244,7 +244,7 @@ def test_bodies_of_a_gigabyte_are_refused_early(shop: Station) -> None:
 
 
 def test_damaged_compression_over_http_is_refused_as_a_whole(shop: Station) -> None:
-    whole = gzip.compress(event("x") * 1)
+    whole = gzip.compress(event("x"))
     for body in (whole[:-5], whole[:20], b"\x1f\x8b", b"no gzip at all", whole + b"more"):
         status, answer = shop.post(body, content_encoding="gzip")
         assert status == 400, (body, answer)

@@ -28,7 +28,7 @@ from milkrun.model.spec import (
     TopicSpec,
     dead_letter_topic,
 )
-from milkrun.plugin import Outcome, Received, SourceCapabilities, SourceContext
+from milkrun.plugin import Outcome, SourceCapabilities
 from milkrun.plugin.sink import Sink, SinkContext
 from milkrun.runtime.dead_letters import DeadLetter, parse
 from milkrun.runtime.delivery import Delivery
@@ -93,7 +93,6 @@ class Shop:
     folder: Path
     clock: ManualClock = field(default_factory=ManualClock)
     target: MemoryTarget = field(default_factory=MemoryTarget)
-    wrapped: Log | None = None
 
     def __post_init__(self) -> None:
         self.log: Log = EmbeddedLog(self.folder / "log", self.clock)
@@ -136,10 +135,6 @@ class Shop:
     def sink(self) -> Sink:
         """A new instance of the sink."""
         return self.target.connector()(NoConfig(), SinkContext("shop", "out", self.folder, self.clock))
-
-    def source_context(self) -> SourceContext:
-        """The surroundings of the source."""
-        return SourceContext("shop", "in", self.folder, self.clock)
 
     # -- looking
 
@@ -191,9 +186,3 @@ def refused(outcome: Outcome) -> dict[int, str]:
 def duplicates(outcome: Outcome) -> list[bool]:
     """Which rows were dropped as seen before."""
     return [bool(each) for each in outcome.duplicate]
-
-
-def rows_of(batch: Received) -> list[bytes | None]:
-    """The values of what was received."""
-    found: list[bytes | None] = batch.values.to_pylist()
-    return found

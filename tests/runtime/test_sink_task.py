@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_waits_double_while_it_fails(stage: Stage, calls: Hooks) -> None:
     task = stage.sink_task()
     stage.log.idle_steps = [task.close]
     run(task)
-    waits = [after - before for before, after in zip(times, times[1:], strict=False)]
+    waits = [after - before for before, after in itertools.pairwise(times)]
     # The first session also waits for the cut's age; recovery then writes at once.
     assert len(waits) == 5
     for wait, most in zip(waits[1:], [0.4, 0.8, 1.6, 3.2], strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_waits_double_while_it_fails_and_begin_anew_once_it_works(stage: Stage, 
     task = stage.source_task()
     calls.at("poll", 4, task.close)
     run(task)
-    waits = [after - before for before, after in zip(times, times[1:], strict=False)]
+    waits = [after - before for before, after in itertools.pairwise(times)]
     assert len(waits) == 6
     for wait, most in zip(waits, [0.2, 0.4, 0.8, 1.6, 3.2, 0.2], strict=True):
         assert most / 2 <= wait <= most + 1e-9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 
@@ -84,7 +85,7 @@ def test_declared_types_go_in_once_they_occur(shop: Shop) -> None:
     assert found.lacks("orders", ["order", "other"])
     assert not found.lacks("orders", ["other"])
     grown = found.grow("orders", values(None), ["order", "other"])
-    assert (grown.version, grown.types, grown.schema.fields.names) == (1, {"order"}, ["n"])
+    assert (grown.version, grown.types, grown.schema.fields.names) == (1, frozenset({"order"}), ["n"])
     assert not found.lacks("orders", ["order"])
     assert not schemas(shop, spec).lacks("orders", ["order"])
 
@@ -140,7 +141,7 @@ def test_two_threads_growing_at_once_agree(shop: Shop) -> None:
         versions = [schemas(shop).at("orders", number + 1) for number in range(len(list(log.scan(SCHEMAS))))]
         expected = {f"{own}{n}" for own in ("a", "b", "both") for n in range(6)}
         assert set(versions[-1].schema.fields.names) == expected
-        for older, newer in zip(versions, versions[1:], strict=False):
+        for older, newer in itertools.pairwise(versions):
             kept = {field.name: field.type for field in newer.schema.fields}
             assert all(kept[field.name] == field.type for field in older.schema.fields)
     finally:
