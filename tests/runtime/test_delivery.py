@@ -284,11 +284,34 @@ def test_a_topic_re_created_under_a_running_delivery(shop: Shop) -> None:
     assert shop.target.values("orders") == [body(n=1), body(n=3), body(n=2), body(n=4), body(n=5)]
 
 
-def test_a_definition_changed_in_between_changes_later_cuts_alone(shop: Shop) -> None:
+def test_a_topic_re_created_between_the_check_and_the_read(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = shop.delivery()
+    shop.append([body(n=1), body(n=2)])
+    deliver_all(delivery)
+    shop.log.delete_topic("orders")
+    shop.log.create_topic(TopicSpec("orders"))
+    monkeypatch.setattr(Delivery, "_check_incarnation", lambda self: None)
+    with pytest.raises(Reopen, match="anew"):
+        delivery.advance()
+
+
+def test_a_topic_deleted_under_a_running_delivery(shop: Shop) -> None:
+    delivery = shop.delivery()
+    delivery.recover()
+    shop.log.delete_topic("orders")
+    for ask in (delivery.due_in, delivery.advance):
+        with pytest.raises(Reopen, match="deleted"):
+            ask()
+
+
+@pytest.mark.parametrize("place", ["write", "written"])
+def test_a_definition_changed_in_between_changes_later_cuts_alone(shop: Shop, place: str) -> None:
     before = pipeline_spec(sink=sink_spec(type=("order",)))
     after = replace(before, sinks=(sink_spec(type=("click",)),))
     shop.append([body(type="order"), body(type="click")])
-    shop.target.calls.failures["written", 1] = Transient("the answer got lost")
+    shop.target.calls.failures[place, 1] = Transient("down")
     first = shop.delivery(before)
     first.recover()
     with pytest.raises(Transient):

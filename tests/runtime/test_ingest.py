@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from milkrun.log.embedded.transaction import EmbeddedTransaction
-from milkrun.model.errors import ConfigError, NotFound, Transient
+from milkrun.model.errors import ConfigError, Transient
 from milkrun.model.spec import RouteSpec, SchemaSpec, SourceSpec, TopicSpec
 from milkrun.plugin import Delivery, Fault, SourceCapabilities
 from milkrun.runtime import ingest as ingest_module
@@ -360,10 +360,17 @@ def test_the_ledger_counts_by_the_events_minute(shop: Shop) -> None:
     ]
 
 
-def test_a_topic_that_was_deleted_is_not_written_to(shop: Shop) -> None:
-    ingest = shop.ingest()
-    ingest.commit(received([body(n=1)]))
+def test_a_topic_that_was_deleted_is_made_anew_by_its_next_event(shop: Shop) -> None:
+    ingest = shop.ingest(pipeline_spec(source_spec(id="body.id")))
+    ingest.commit(received([body(id="a"), b"{"]))
     shop.log.delete_topic("orders")
-    with pytest.raises(NotFound):
-        ingest.commit(received([body(n=2)]))
-    assert shop.ingest().commit(received([body(n=2)])).accepted == 1
+    shop.log.delete_topic("_dead.shop")
+    outcome = ingest.commit(received([b"[", body(id="b"), body(id="a")], position=1))
+    assert (outcome.accepted, refused(outcome), duplicates(outcome)) == (
+        1,
+        {0: "syntax"},
+        [False, False, True],
+    )
+    assert shop.values("orders") == [body(id="b")]
+    assert [letter.value for letter in shop.dead()] == [b"["]
+    assert shop.ledger() == {("orders", "accepted"): 2, ("", "refused"): 2, ("", "duplicate"): 1}

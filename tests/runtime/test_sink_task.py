@@ -13,6 +13,7 @@ import pytest
 from milkrun.model.batch import RECORD_SCHEMA, TopicPartition, no_headers
 from milkrun.model.errors import Fatal, Fenced, GapError, Refused, Reopen, Transient
 from milkrun.model.spec import CutSpec, SchemaSpec, TopicSpec
+from milkrun.runtime import sink_task
 from milkrun.runtime.progress import State
 from milkrun.runtime.sink_task import LEASE_SECONDS, matches
 from milkrun.testing.fakes import STORED_SINK, MemoryTarget, SourceScript
@@ -239,6 +240,31 @@ def test_a_stop_gives_the_leases_back_at_once(stage: Stage) -> None:
     stage.log.idle_steps = [task.close]
     run(task)
     assert len(stage.log.join(GROUP, "other", ["shop.order[0]"], LEASE_SECONDS)) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept"), [(3 * LEASE_SECONDS, True), (sink_task.LONGEST_TURN + LEASE_SECONDS, False)]
+)
+def test_upkeep_keeps_the_leases_of_a_long_write_but_not_of_one_that_hangs(
+    stage: Stage, calls: Hooks, seconds: float, kept: bool
+) -> None:
+    append(stage, "shop.order", [body(n=0)])
+    task = stage.sink_task()
+    rivals: list[int] = []
+
+    def slow() -> None:
+        for _ in range(int(seconds / 2)):
+            stage.clock.advance(2.0)
+            task.renew()
+        rivals.append(len(stage.log.join(GROUP, "other", ["shop.order[0]"], LEASE_SECONDS)))
+        stage.log.leave(GROUP, "other")
+
+    calls.at("write", 1, slow)
+    stage.log.idle_steps = [task.close]
+    logged = run(task)
+    assert (rivals, len(logged)) == ([0], 0) if kept else ([1], 1)
+    assert len(stage.target.writes) == 1
+    assert stage.log.committed("shop/out", "shop.order", 0) == 1
 
 
 def test_no_partition_starves_behind_slow_ones(stage: Stage, calls: Hooks) -> None:

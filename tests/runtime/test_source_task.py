@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from milkrun.model.errors import ConfigError, Fatal, Fenced, Refused, Reopen, Transient, Unreachable
-from milkrun.model.spec import RouteSpec, SourceSpec, TopicSpec
+from milkrun.model.spec import RouteSpec, SourceSpec
 from milkrun.runtime.ingest import Ingest
 from milkrun.runtime.progress import State
 from milkrun.runtime.source_task import LEASE_SECONDS
@@ -308,6 +308,31 @@ def test_it_renews_its_lease_while_it_works(stage: Stage, calls: Hooks) -> None:
     assert set(rivals) == {0}
 
 
+def test_upkeep_keeps_the_lease_through_a_long_turn(stage: Stage, calls: Hooks) -> None:
+    """A worker in a long turn is alive: nobody takes its source from it."""
+    give(stage, 1)
+    task = stage.source_task()
+    rivals: list[int] = []
+
+    def wait_long(_: int) -> None:
+        for _ in range(15):
+            stage.clock.advance(2.0)
+            task.renew()
+        rivals.append(len(stage.log.join(GROUP, "other", ["in"], LEASE_SECONDS)))
+        stage.log.leave(GROUP, "other")
+
+    calls.every["poll"] = wait_long
+    calls.at("poll", 2, task.close)
+    assert run(task) == []
+    assert (set(rivals), stored(stage)) == ({0}, [body(n=0)])
+
+
+def test_upkeep_does_not_take_a_lease_that_was_never_held(stage: Stage) -> None:
+    task = stage.source_task()
+    task.renew()
+    assert len(stage.log.join(GROUP, "other", ["in"], LEASE_SECONDS)) == 1
+
+
 def test_a_source_for_every_worker_needs_no_lease(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     script = SourceScript([received([body(n=0)])], ACK_SOURCE)
     install(monkeypatch, script, stage.target)
@@ -341,10 +366,11 @@ def test_standing_by_is_quiet_only_once_the_holder_must_have_renewed(stage: Stag
     assert task.quiet
 
 
-def test_a_deleted_topic_needs_a_person(stage: Stage, calls: Hooks) -> None:
+def test_a_topic_deleted_meanwhile_is_made_anew(stage: Stage, calls: Hooks) -> None:
     give(stage, 2)
-    stage.log.create_topic(TopicSpec("orders"))
     task = stage.source_task()
     calls.at("poll", 2, lambda: stage.log.delete_topic("orders"))
-    run(task)
-    assert task.progress.snapshot()["error"] == "there is no topic 'orders'"
+    calls.at("poll", 3, task.close)
+    assert run(task) == []
+    assert stored(stage) == [body(n=1)]
+    assert len(stage.script.settled) == 2

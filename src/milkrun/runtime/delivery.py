@@ -78,6 +78,8 @@ class Delivery:
         self._offset = 0
         self._advanced_at = 0.0
         self._waiting_since: float | None = None
+        # Fields that the schema didn't take when asked (all null, or beyond its limits): not asked for again.
+        self._not_growing: frozenset[tuple[str, ...]] = frozenset()
 
     @property
     def offset(self) -> int:
@@ -159,16 +161,13 @@ class Delivery:
             raise Reopen(f"the topic {self.partition.topic} has been deleted or created anew")
 
     def _read(self, offset: int, max_rows: int, max_bytes: int = 1 << 26) -> Batch:
-        """Events from `offset` on. GapError where retention has removed them."""
+        """Events from `offset` on. GapError where retention has removed them, Reopen where the topic has just been created anew."""
         topic, number = self.partition.topic, self.partition.partition
         try:
             return self._log.read(topic, number, offset, max_rows=max_rows, max_bytes=max_bytes)
         except OffsetOutOfRange as error:
             if offset > error.end:
-                raise GapError(
-                    f"{self.partition}: {self._group} is at offset {offset}, the log ends at {error.end}; the log was restored "
-                    "from an older copy"
-                ) from error
+                raise Reopen(f"the topic {topic} has been created anew") from error
             raise GapError(
                 f"{self.partition}: events from offset {offset} to {error.start} were removed by retention before "
                 f"{self._group} had them; give the topic a longer retention, and the sink another name to start afresh"
@@ -182,9 +181,10 @@ class Delivery:
         if self._schemas.lacks(topic, types):
             version = self._schemas.grow(topic, events.column("value"), types)
         prepared = prepare(events, version.schema, self._filter)
-        if prepared.unknown and self._pipeline.schema.grow:
+        if self._pipeline.schema.grow and not prepared.unknown <= self._not_growing:
             version = self._schemas.grow(topic, prepared.batch.column("value").combine_chunks(), types)
             prepared = prepare(events, version.schema, self._filter)
+            self._not_growing = prepared.unknown
         return version.version, prepared
 
     def _types(self, events: pa.RecordBatch) -> list[str]:

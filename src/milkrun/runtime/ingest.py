@@ -62,6 +62,7 @@ class Ingest:
         except NotFound:
             # A topic was deleted while the pipeline runs: its next event makes it anew, as its first one did.
             self._topics.clear()
+            self._log.create_topic(TopicSpec(self._dead))
             return self._commit(received, lease)
 
     def _commit(self, received: Received, lease: Lease | None) -> Outcome:

@@ -52,14 +52,14 @@ class Filter:
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What becomes of a cut's events: `batch` and `columns` (same rows) go to the sink, `filtered` and `dead` are rows of the
-    cut that don't. `unknown` tells whether events have fields that the schema doesn't name."""
+    cut that don't. `unknown` are the paths of fields with content that the schema doesn't name."""
 
     batch: pa.Table
     columns: pa.Table
     filtered: Rows
     dead: Rows
     causes: tuple[Cause, ...]
-    unknown: bool
+    unknown: frozenset[tuple[str, ...]]
 
     def ids(self) -> pa.ChunkedArray:
         """The events' ids, null where an event has none."""
@@ -82,12 +82,12 @@ def prepare(events: pa.RecordBatch, schema: EventSchema, filter: Filter) -> Prep
     keep = filter.keeps(events)
     kept = np.flatnonzero(keep)
     taken = events if len(kept) == events.num_rows else events.take(pa.array(kept))
-    chunks, dead, causes, unknown = [], [], [], False
+    chunks, dead, causes, unknown = [], [], [], set[tuple[str, ...]]()
     for start in range(0, max(1, taken.num_rows), DECODE_ROWS):
         values = taken.column("value").slice(start, DECODE_ROWS)
         decoded = decode(values, schema, rest=not schema.grow)
         chunks.append(decoded.columns)
-        unknown = unknown or bool(decoded.unknown)
+        unknown.update(decoded.unknown)
         for error in decoded.errors.to_pylist():
             row = start + error["row"]
             dead.append(row)
@@ -102,5 +102,10 @@ def prepare(events: pa.RecordBatch, schema: EventSchema, filter: Filter) -> Prep
         alive[dead] = False
         columns, batch = columns.filter(pa.array(alive)), batch.filter(pa.array(alive))
     return Prepared(
-        batch, columns, np.flatnonzero(~keep), kept[dead] if dead else kept[:0], tuple(causes), unknown
+        batch,
+        columns,
+        np.flatnonzero(~keep),
+        kept[dead] if dead else kept[:0],
+        tuple(causes),
+        frozenset(unknown),
     )

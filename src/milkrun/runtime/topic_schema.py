@@ -6,9 +6,11 @@ version decodes the same for ever. Only the holder of a lease adds a version: tw
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -28,7 +30,8 @@ TRY_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class SchemaVersion:
-    """One version: the event types whose declared schemas went into it, and the fields. Version 0 is before any event."""
+    """One version: the declared schemas that went into it (each as type and digest), and the fields. Version 0 is before any
+    event."""
 
     version: int
     types: frozenset[str]
@@ -50,8 +53,10 @@ class TopicSchemas:
         self._log = log
         self._clock = clock
         self._member = member
+        # A declared schema that has changed counts as another: what it adds must reach the topics it went into before.
+        self._tags = {name: f"{name}@{_digest(document)}" for name, document in spec.by_type.items()}
         self._declared: dict[str, EventSchema] = {
-            name: from_json_schema(doc) for name, doc in spec.by_type.items()
+            self._tags[name]: from_json_schema(document) for name, document in spec.by_type.items()
         }
         self._versions: dict[tuple[str, int], SchemaVersion] = {}
         self._latest: dict[str, SchemaVersion] = {}
@@ -78,8 +83,10 @@ class TopicSchemas:
 
     def lacks(self, topic: str, types: Sequence[str]) -> bool:
         """Whether declared schemas of these event types haven't gone into the topic's schema yet."""
-        known = self.latest(topic).types
-        return any(name in self._declared and name not in known for name in types)
+        return bool(self._declared_for(types) - self.latest(topic).types)
+
+    def _declared_for(self, types: Sequence[str]) -> set[str]:
+        return {self._tags[name] for name in types if name in self._tags}
 
     def grow(self, topic: str, values: pa.BinaryArray, types: Sequence[str]) -> SchemaVersion:
         """A newer version that names every field of `values` and all that is declared for `types`.
@@ -111,17 +118,20 @@ class TopicSchemas:
         self, topic: str, base: SchemaVersion, values: pa.BinaryArray, types: Sequence[str]
     ) -> SchemaVersion:
         schema, known = base.schema, base.types
-        for name in sorted(set(types) & set(self._declared) - known):
-            merged = merge(schema, self._declared[name])
+        for tag in sorted(self._declared_for(types) - known):
+            merged = merge(schema, self._declared[tag])
             if merged.conflicts:
                 raise Refused(
-                    f"the schemas of types that share the topic {topic} contradict each other ({name}): "
+                    f"the schemas of types that share the topic {topic} contradict each other ({tag.partition('@')[0]}): "
                     f"{'; '.join(merged.conflicts)}; give each type a topic of its own"
                 )
-            schema, known = merged.schema, known | {name}
+            schema, known = merged.schema, known | {tag}
         if self._spec.grow:
             schema = grown(values, schema)
-        if schema.fields.equals(base.schema.fields, check_metadata=True) and known == base.types:
+        same = (
+            schema.fields.equals(base.schema.fields, check_metadata=True) and schema.grow == base.schema.grow
+        )
+        if same and known == base.types:
             return base
         return SchemaVersion(base.version + 1, known, schema)
 
@@ -131,6 +141,10 @@ class TopicSchemas:
 
     def _key(self, topic: str, version: int) -> str:
         return f"{self._pipeline}/{topic}/{version:08d}"
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()[:8]
 
 
 def _empty(spec: SchemaSpec) -> EventSchema:
