@@ -291,6 +291,23 @@ def test_a_lease_lost_between_polls_ends_the_session_before_the_commit(stage: St
     assert stage.script.opened == [None, None]
 
 
+def test_a_lease_lost_and_got_back_begins_anew_at_the_stored_position(stage: Stage, calls: Hooks) -> None:
+    """Meanwhile the other may have brought in what this one would bring in again."""
+
+    def interlude() -> None:
+        stage.clock.advance(LEASE_SECONDS + 1)
+        (lease,) = stage.log.join(GROUP, "other", ["in"], LEASE_SECONDS)
+        with stage.log.transaction(lease) as transaction:
+            transaction.put(POSITIONS, "shop/in", b"7")
+        stage.log.leave(GROUP, "other")
+
+    task = stage.source_task()
+    calls.at("poll", 1, interlude)
+    calls.at("open", 2, task.close)
+    run(task)
+    assert stage.script.opened == [None, 7]
+
+
 def test_it_renews_its_lease_while_it_works(stage: Stage, calls: Hooks) -> None:
     give(stage, 1)
     task = stage.source_task()

@@ -43,7 +43,7 @@ class Progress:
         self._last_progress: int | None = None
         self._events = 0
         self._error: str | None = None
-        self._spoke = clock.monotonic()
+        self._spoke = self._entered = clock.monotonic()
 
     @property
     def state(self) -> State:
@@ -58,7 +58,7 @@ class Progress:
     def state_seconds(self) -> float:
         """How long it has been in its state."""
         with self._lock:
-            return (self._clock.now() - self._since) / 1000
+            return self._clock.monotonic() - self._entered
 
     def moved(self, events: int) -> None:
         """The task moved events durably; none at all is work done well, but no progress."""
@@ -79,6 +79,7 @@ class Progress:
         if state is not self._state:
             self._state = state
             self._since = self._clock.now()
+            self._entered = self._clock.monotonic()
         if state in (State.RUNNING, State.IDLE):
             self._error = None
 

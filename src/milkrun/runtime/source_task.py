@@ -109,8 +109,9 @@ class SourceTask(Task):
                 source.drain()
                 drain_until = self._clock.monotonic() + DRAIN_SECONDS
             if lease is not None and self._clock.monotonic() >= self._renew_at:
-                lease = self._hold()
-                if lease is None:
+                before, lease = lease, self._hold()
+                # Lost and got back is lost: meanwhile another may have moved the position on.
+                if lease != before:
                     return
             received = source.poll(MAX_EVENTS, POLL_SECONDS)
             if received is not None:
