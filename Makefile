@@ -5,7 +5,7 @@
 BIN := .venv/bin
 TYPED := $(wildcard src tests bench examples)
 WORKERS ?= 2
-SOAK_RUNS ?= 20
+SOAK_RUNS ?= 2000
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ test: setup ## run the tests (WORKERS=2 at a time)
 bench: setup ## measure throughput and latency
 	$(BIN)/python -m bench $(ARGS)
 
-soak: setup ## kill and restart it again and again, counting every event (SOAK_RUNS=20)
+soak: setup ## kill and restart it again and again, counting every event (SOAK_RUNS=2000)
 	MILKRUN_SOAK_RUNS=$(SOAK_RUNS) $(BIN)/python -m pytest -m soak --timeout 0 $(ARGS)
 
 check: lint types imports ## all that is checked without running it

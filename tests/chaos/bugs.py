@@ -5,6 +5,7 @@ Every function changes the running code the way the bug would have been written.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,8 @@ def acknowledged_before_the_append() -> None:
         nothing = Outcome(np.zeros(len(received), np.bool_), {})
         source.settle(received, nothing)
         source.settle = lambda *_: None  # type: ignore[method-assign]
+        # Long enough for the answer to be on its way when the worker dies.
+        time.sleep(0.05)
         reach("ingest.before_commit")
         original(self, source, ingest, received, lease)
 

@@ -226,9 +226,9 @@ def run(
     driver.start()
     deaths: list[str] = []
     for _ in range(rng.randint(1, 4)):
-        step = f"{at or rng.choice(STEPS)}:{rng.choice((1, 1, 2, 3, 5, 8, 13))}"
+        step = f"{at or rng.choice(STEPS)}:{rng.choice((1, 1, 2, 3) if at else (1, 1, 2, 3, 5, 8, 13))}"
         process = start_worker(spec, kill_at=step, bug=bug)
-        process.join(rng.choice((0.25, 0.5, 0.8)))
+        process.join(1.5 if at else rng.choice((0.25, 0.5, 0.8)))
         if process.exitcode is None:
             step = "anywhere"
         kill(process)
