@@ -32,13 +32,16 @@ def acknowledged_before_the_append() -> None:
     def take_in(
         self: SourceTask, source: Source, ingest: Ingest, received: Received, lease: Lease | None
     ) -> None:
-        nothing = Outcome(np.zeros(len(received), np.bool_), {})
-        source.settle(received, nothing)
-        source.settle = lambda *_: None  # type: ignore[method-assign]
+        settle = source.settle
+        settle(received, Outcome(np.zeros(len(received), np.bool_), {}))
         # Long enough for the answer to be on its way when the worker dies.
         time.sleep(0.05)
         reach("ingest.before_commit")
-        original(self, source, ingest, received, lease)
+        source.settle = lambda *_: None  # type: ignore[method-assign]
+        try:
+            original(self, source, ingest, received, lease)
+        finally:
+            source.settle = settle  # type: ignore[method-assign]
 
     SourceTask._take_in = take_in  # type: ignore[method-assign]
 
