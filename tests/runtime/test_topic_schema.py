@@ -9,12 +9,15 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pytest
 
+from milkrun.codecs.json import grown
 from milkrun.log.embedded import EmbeddedLog
 from milkrun.model.clock import SystemClock
 from milkrun.model.errors import Refused, Transient
+from milkrun.model.schema import EventSchema
 from milkrun.model.spec import SchemaSpec
+from milkrun.runtime import topic_schema
 from milkrun.runtime.stores import SCHEMAS
-from milkrun.runtime.topic_schema import LEASE_SECONDS, TRIES, TopicSchemas
+from milkrun.runtime.topic_schema import LEASE_SECONDS, SAMPLE_ROWS, TRIES, TopicSchemas
 from tests.runtime.flows import Shop, body
 
 INTEGER_N = {"type": "object", "properties": {"n": {"type": "integer"}}}
@@ -150,3 +153,23 @@ def test_two_threads_growing_at_once_agree(shop: Shop) -> None:
             assert all(kept[field.name] == field.type for field in older.schema.fields)
     finally:
         log.close()
+
+
+@pytest.mark.parametrize("late", [{"n": 1.5}, {"n": 1, "late": "x"}, {"n": 1, "o": {"deep": True}}])
+def test_what_shows_only_late_in_a_large_cut_counts_too(shop: Shop, late: dict[str, object]) -> None:
+    many = [body(n=number) for number in range(SAMPLE_ROWS + 10)]
+    all_values = values(*many, body(**late))
+    found = schemas(shop).grow("orders", all_values, [])
+    assert found.schema.fields.equals(grown(all_values, EventSchema(pa.schema([]))).fields)
+
+
+def test_a_large_cut_of_one_kind_needs_only_its_sample(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+
+    def counting(found: pa.BinaryArray, schema: EventSchema) -> EventSchema:
+        looked_at.append(len(found))
+        return grown(found, schema)
+
+    monkeypatch.setattr(topic_schema, "grown", counting)
+    schemas(shop).grow("orders", values(*[body(n=number) for number in range(SAMPLE_ROWS * 2)]), [])
+    assert looked_at == [SAMPLE_ROWS]

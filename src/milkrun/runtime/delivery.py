@@ -178,7 +178,8 @@ class Delivery:
         topic = self.partition.topic
         version = self._schemas.latest(topic)
         types = self._types(events)
-        if self._schemas.lacks(topic, types):
+        first = version.version == 0 and self._pipeline.schema.grow and not self._spec.only
+        if first or self._schemas.lacks(topic, types):
             version = self._schemas.grow(topic, events.column("value"), types)
         prepared = prepare(events, version.schema, self._filter)
         if self._pipeline.schema.grow and not prepared.unknown <= self._not_growing:
