@@ -133,7 +133,12 @@ class Session:
 
     def _exchange_ports(self) -> None:
         for path in (*self._folder.rglob("milkrun.yaml"), *self._folder.rglob("pipelines/*.yaml")):
-            path.write_text(self._with_free_ports(path.read_text()))
+            text = path.read_text()
+            if (exchanged := self._with_free_ports(text)) != text:
+                # A command in the background may be reading it: it must find one whole file or the other.
+                fresh = path.with_suffix(".fresh")
+                fresh.write_text(exchanged)
+                fresh.replace(path)
 
     def _with_free_ports(self, text: str) -> str:
         for shown, free in self._ports.items():
