@@ -257,6 +257,23 @@ def test_upkeep_that_fails_for_a_while_goes_on(yard: Yard) -> None:
     assert worker.failure is None
 
 
+def test_a_failed_renewal_keeps_nothing_else_from_being_done(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one that nobody expected: heartbeats and the other tasks' leases go on."""
+
+    def broken(self: source_task.SourceTask) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(source_task.SourceTask, "renew", broken)
+    worker = yard.worker()
+    until(lambda: yard.log.get(PROGRESS, "w1") is not None)
+    first = load(yard.log.get(PROGRESS, "w1") or b"")["at"]
+    until(lambda: bool(load(yard.log.get(PROGRESS, "w1") or b"")["at"] > first))
+    assert yard.log.kept.wait(DEADLINE)
+    assert worker.failure is None
+
+
 def test_the_first_failure_is_kept(yard: Yard) -> None:
     worker = yard.worker()
     until(lambda: worker.idle)

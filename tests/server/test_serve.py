@@ -13,7 +13,6 @@ import pytest
 
 from milkrun.control.coordinator import Project
 from milkrun.control.running import Stopping, up
-from milkrun.model.clock import SystemClock
 from milkrun.model.errors import Refused
 from milkrun.model.spec import ServerSpec
 from milkrun.server.serve import StatusServer
@@ -31,7 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
 def at(project: Project, port: int, host: str = "127.0.0.1") -> StatusServer:
     """A server for that address, not started."""
     project.spec = replace(project.spec, server=ServerSpec(host, port))
-    return StatusServer(project, project.log, SystemClock())
+    return StatusServer(project)
 
 
 def get(port: int, path: str) -> tuple[int, bytes]:

@@ -83,7 +83,7 @@ def _status_server(project: Project) -> Callable[[], Attachment]:
     def make() -> Attachment:
         from milkrun.server.serve import StatusServer
 
-        made: Attachment = StatusServer(project, project.log, project.clock)
+        made: Attachment = StatusServer(project)
         return made
 
     return make

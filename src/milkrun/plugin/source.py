@@ -55,7 +55,7 @@ class Received:
     `values` are the bodies (binary, a null is a tombstone). `keys` is set only where the source itself brings keys.
     `headers` (`HEADERS`) are kept with the events; `attributes` are strings (null where absent) for routing alone.
     `position` is where the source goes on after these events (JSON-able; None for sources that resume by ack); `token` is the
-    source's own and travels back with `settle`. Rows named by `faults` become dead letters.
+    source's own and travels back with `settle`. Rows named by `faults` become dead letters. Without rows it only moves the position on.
     """
 
     values: pa.BinaryArray

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
 import structlog
 
 from milkrun.log.protocol import Log
 from milkrun.model.clock import Clock
-from milkrun.model.errors import Fatal, MilkrunError
+from milkrun.model.errors import Fatal
 from milkrun.model.spec import ProjectSpec
 from milkrun.runtime.progress import State
 from milkrun.runtime.sink_task import SinkTask
@@ -115,26 +116,25 @@ class Worker:
 
     def _keep_up(self) -> None:
         housekeep_at = self._clock.monotonic() + HOUSEKEEP_SECONDS
-        while True:
-            stopping = self._clock.wait(self._stop, HEARTBEAT_SECONDS)
-            try:
-                if stopping:
-                    for task in self._tasks:
-                        task.join(STOP_SECONDS)
-                else:
-                    for task in self._tasks:
-                        task.renew()
-                self._beat()
-                if not stopping and self._clock.monotonic() >= housekeep_at:
-                    self._log.housekeep()
-                    housekeep_at = self._clock.monotonic() + HOUSEKEEP_SECONDS
-            except Fatal as error:
-                self._fail(error)
-                return
-            except MilkrunError as error:
-                _logger.warning("upkeep failed", worker=self.name, error=str(error))
-            if stopping:
-                return
+        while not self._clock.wait(self._stop, HEARTBEAT_SECONDS):
+            steps = [*(task.renew for task in self._tasks), self._beat]
+            if self._clock.monotonic() >= housekeep_at:
+                steps.append(self._log.housekeep)
+                housekeep_at = self._clock.monotonic() + HOUSEKEEP_SECONDS
+            for step in steps:
+                self._do(step)
+        for task in self._tasks:
+            task.join(STOP_SECONDS)
+        self._do(self._beat)
+
+    def _do(self, step: Callable[[], None]) -> None:
+        """A step of the upkeep. One that fails must not keep the others from being done: leases and heartbeats hang on them."""
+        try:
+            step()
+        except Fatal as error:
+            self._fail(error)
+        except Exception as error:
+            _logger.warning("upkeep failed", worker=self.name, error=f"{type(error).__name__}: {error}")
 
     def _beat(self) -> None:
         tasks = [task.progress.snapshot() for task in self._tasks]

@@ -8,8 +8,6 @@ import threading
 import uvicorn
 
 from milkrun.control.coordinator import Project
-from milkrun.log.protocol import Log
-from milkrun.model.clock import Clock
 from milkrun.model.errors import Refused
 from milkrun.server.app import make_app
 
@@ -20,8 +18,7 @@ BACKLOG = 128
 class StatusServer:
     """`/metrics`, `/healthz` and `/readyz` of one project. Refused from `start` where the address can't be had."""
 
-    def __init__(self, project: Project, log: Log, clock: Clock) -> None:
-        del log, clock  # The project has both; named here for what runs beside workers in general.
+    def __init__(self, project: Project) -> None:
         self._spec = project.spec.server
         config = uvicorn.Config(make_app(project), log_config=None, access_log=False, lifespan="off")
         self._server = uvicorn.Server(config)
