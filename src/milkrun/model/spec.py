@@ -136,6 +136,27 @@ class EmbeddedLogSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class KafkaLogSpec:
+    """The log on an Apache Kafka cluster.
+
+    `bootstrap` is `host:port` and more after commas. `project` names what belongs to this project on the cluster: its internal
+    topics, transactional ids and consumer groups begin with it. `security` has options of librdkafka (`security.protocol`,
+    `sasl.*`, `ssl.*`), checked by whoever made the spec; `replication` None leaves it to the cluster. Without `manage` no topic
+    is created, changed or deleted: the operator does that. `folder` is for what this machine keeps: locks and caches.
+    """
+
+    bootstrap: str
+    project: str
+    folder: Path
+    security: Mapping[str, str] = field(default_factory=dict)
+    replication: int | None = None
+    manage: bool = True
+
+
+LogSpec = EmbeddedLogSpec | KafkaLogSpec
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSpec:
     """Where metrics, health and status are served."""
 
@@ -149,6 +170,6 @@ class ProjectSpec:
 
     name: str
     folder: Path
-    log: EmbeddedLogSpec
+    log: LogSpec
     pipelines: tuple[PipelineSpec, ...]
     server: ServerSpec = field(default_factory=ServerSpec)
