@@ -204,7 +204,10 @@ class Publisher:
         )
 
     def run(self) -> None:
-        self._connection.ioloop.start()
+        try:
+            self._connection.ioloop.start()
+        finally:
+            self._connection.ioloop.close()
 
     def _declare(self, channel: Channel) -> None:
         channel.confirm_delivery(lambda frame: self._confirmed(frame.method))

@@ -138,6 +138,10 @@ class Log(ABC):
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """A partition's start and end offsets, at a cost that doesn't grow with what it holds. NotFound where there is none."""
 
+    @abstractmethod
+    def max_event_bytes(self, topic: str) -> int | None:
+        """The largest event, key, value and headers together, that the topic takes; None without a limit. NotFound."""
+
     # -- writing
 
     @abstractmethod
@@ -195,6 +199,11 @@ class Log(ABC):
         Renews the member's leases, gives up those beyond its fair share, and takes free or expired ones up to it.
         A member that doesn't call for `ttl` seconds loses its leases to the others. Items are shared by all who name them.
         """
+
+    @abstractmethod
+    def seize(self, group: str, item: str, member: str) -> Lease:
+        """Take a lease from whoever has it, at once: for changes that take milliseconds and are tried anew when `Fenced`, not for
+        work that goes on. All that holders before have committed shows. `leave` gives it up."""
 
     @abstractmethod
     def renew(self, group: str, member: str, ttl: float) -> None:

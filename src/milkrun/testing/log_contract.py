@@ -6,13 +6,14 @@ The embedded log passes it; any further implementation has to, with no test left
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 import pytest
 
-from milkrun.log.protocol import Log, Transaction
+from milkrun.log.protocol import Lease, Log, Transaction
 from milkrun.model.batch import HEADERS, RECORD_SCHEMA, TIMESTAMP
 from milkrun.model.errors import ConfigError, Fenced, NotFound, OffsetOutOfRange, Refused
 from milkrun.model.ledger import LedgerEntry, Stage
@@ -20,6 +21,7 @@ from milkrun.model.spec import TopicSpec
 from milkrun.testing.clock import ManualClock
 
 NOW = 1_700_000_000_000
+PATIENCE_SECONDS = 60.0
 
 
 def records(
@@ -48,7 +50,7 @@ def append(log: Log, topic: str, values: Sequence[bytes | None], partition: int 
 
 
 def read_all(log: Log, topic: str, partition: int = 0, **limits: int) -> list[tuple[int, bytes | None]]:
-    """Every offset and value of a partition, read from its start to its end."""
+    """Every offset and value of a partition, read from its start to its end. Offsets grow; whether without gaps is the log's."""
     offset, found = log.partition(topic, partition).start, []
     while True:
         batch = log.read(topic, partition, offset, **limits)
@@ -57,8 +59,24 @@ def read_all(log: Log, topic: str, partition: int = 0, **limits: int) -> list[tu
             zip(events.column("offset").to_pylist(), events.column("value").to_pylist(), strict=True)
         )
         if batch.next_offset == offset:
+            offsets = [number for number, _ in found]
+            assert offsets == sorted(set(offsets))
+            assert offset == log.bounds(topic, partition)[1]
             return found
         offset = batch.next_offset
+
+
+def values(log: Log, topic: str, partition: int = 0, **limits: int) -> list[bytes | None]:
+    """Every value of a partition."""
+    return [value for _, value in read_all(log, topic, partition, **limits)]
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what a log over a network takes a moment for; a log on this machine has it at once."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
 
 
 class LogContract(ABC):
@@ -96,9 +114,9 @@ class LogContract(ABC):
         assert before is not None
         assert info.incarnation == before.incarnation
         assert info.spec.partitions == 4
-        assert read_all(log, "shop") == [(0, b"a")]
+        assert values(log, "shop") == [b"a"]
         append(log, "shop", [b"b"], partition=3)
-        assert read_all(log, "shop", 3) == [(0, b"b")]
+        assert values(log, "shop", 3) == [b"b"]
 
     def test_partitions_never_get_fewer(self, log: Log) -> None:
         with pytest.raises(Refused, match="2 or more"):
@@ -137,9 +155,8 @@ class LogContract(ABC):
     # -- appending and reading
 
     def test_events_come_back_byte_for_byte_in_order(self, log: Log) -> None:
-        values = [b"", b"\x00\xff", None, b"x" * 100_000, "ü".encode()]
         written = records(
-            values,
+            [b"", b"\x00\xff", None, b"x" * 100_000, "ü".encode()],
             keys=[None, b"", b"k", b"\x00", b"k"],
             timestamps=[5, 4, 3, 2, 1],
             headers=[[], [("a", b"1"), ("a", None)], [("", b"")], [], [("b", b"\xff")]],
@@ -148,7 +165,7 @@ class LogContract(ABC):
             transaction.append("shop", 0, written)
         batch = log.read("shop", 0, 0)
         assert batch.events.column("offset").to_pylist() == [0, 1, 2, 3, 4]
-        assert batch.next_offset == 5
+        assert batch.next_offset >= 5
         assert pa.RecordBatch.from_arrays(batch.events.columns[1:], schema=RECORD_SCHEMA).equals(written)
 
     def test_an_append_of_nothing_is_nothing(self, log: Log) -> None:
@@ -158,50 +175,53 @@ class LogContract(ABC):
     def test_slices_are_appended_as_what_they_show(self, log: Log) -> None:
         with log.transaction() as transaction:
             transaction.append("shop", 0, records([b"0", b"1", b"2", b"3"]).slice(1, 2))
-        assert read_all(log, "shop") == [(0, b"1"), (1, b"2")]
+        assert values(log, "shop") == [b"1", b"2"]
 
     def test_large_appends_and_small_reads(self, log: Log) -> None:
-        values = [str(number).encode() for number in range(5_000)]
-        append(log, "shop", values)
-        append(log, "shop", values)
-        expected = list(enumerate(values + values))
-        assert read_all(log, "shop") == expected
+        half = [str(number).encode() for number in range(5_000)]
+        append(log, "shop", half)
+        append(log, "shop", half)
+        expected = read_all(log, "shop")
+        assert [value for _, value in expected] == half + half
         assert read_all(log, "shop", max_rows=7) == expected
-        assert read_all(log, "shop", max_bytes=1) == expected
-        batch = log.read("shop", 0, 4_990, max_rows=100)
-        assert batch.events.column("offset").to_pylist()[0] == 4_990
+        assert read_all(log, "shop", max_rows=5_000, max_bytes=1) == expected
+        batch = log.read("shop", 0, expected[4_990][0], max_rows=100)
+        assert batch.events.column("offset").to_pylist()[0] == expected[4_990][0]
         assert 1 <= len(batch) <= 100
 
     def test_reads_begin_where_asked_and_only_inside(self, log: Log) -> None:
         append(log, "shop", [b"a", b"b", b"c"])
-        assert log.read("shop", 0, 1).events.column("value").to_pylist() == [b"b", b"c"]
-        assert len(log.read("shop", 0, 3)) == 0
-        for offset in (-1, 4):
+        start, end = log.bounds("shop", 0)
+        assert log.read("shop", 0, start + 1).events.column("value").to_pylist() == [b"b", b"c"]
+        assert len(log.read("shop", 0, end)) == 0
+        for offset in (start - 1, end + 1):
             with pytest.raises(OffsetOutOfRange) as caught:
                 log.read("shop", 0, offset)
-            assert (caught.value.start, caught.value.end) == (0, 3)
+            assert (caught.value.start, caught.value.end) == (start, end)
 
     def test_offsets_by_time(self, log: Log) -> None:
         with log.transaction() as transaction:
             transaction.append("shop", 0, records([b"a", b"b", b"c"], timestamps=[10, 30, 20]))
             transaction.append("shop", 0, records([b"d"], timestamps=[40]))
+        a, b, _, d = (offset for offset, _ in read_all(log, "shop"))
         found = [log.offset_at("shop", 0, timestamp) for timestamp in (0, 10, 11, 30, 31, 40, 41)]
-        assert found == [0, 0, 1, 1, 3, 3, 4]
+        assert found == [a, a, b, b, d, d, log.bounds("shop", 0)[1]]
 
     def test_what_waits_is_never_told_too_little(self, log: Log) -> None:
         append(log, "shop", [b"x" * 100] * 10)
         append(log, "shop", [b"x" * 100] * 5)
-        for offset in range(16):
+        for done, (offset, _) in enumerate(read_all(log, "shop")):
             waiting = log.waiting("shop", 0, offset)
-            assert waiting.rows >= 15 - offset
-            assert waiting.bytes >= (15 - offset) * 100
-        assert log.waiting("shop", 0, 15).rows == 0
+            assert waiting.rows >= 15 - done
+            assert waiting.bytes >= (15 - done) * 100
+        assert log.waiting("shop", 0, log.bounds("shop", 0)[1]).rows == 0
 
     def test_partitions_stand_as_they_are(self, log: Log) -> None:
         append(log, "shop", [b"a", b"b"])
         info = log.partition("shop", 0)
-        assert (info.start, info.end, info.rows) == (0, 2, 2)
-        assert log.bounds("shop", 0) == (0, 2)
+        assert log.bounds("shop", 0) == (info.start, info.end)
+        assert info.start == 0
+        assert info.end >= info.rows >= 2
         assert info.bytes > 0
 
     # -- transactions
@@ -218,8 +238,8 @@ class LogContract(ABC):
         with log.transaction() as transaction:
             assert transaction.unseen("scope", pa.array(["id"]), 60).to_pylist() == [True]
             self._everything(transaction, entry)
-        assert read_all(log, "shop") == [(0, b"a")]
-        assert read_all(log, "shop", 1) == [(0, b"b")]
+        assert values(log, "shop") == [b"a"]
+        assert values(log, "shop", 1) == [b"b"]
         assert log.committed("g", "shop", 0) == 1
         assert log.get("store", "key") == b"value"
         assert log.ledger().to_pylist()[0]["count"] == 3
@@ -243,7 +263,7 @@ class LogContract(ABC):
             assert reader.get("store", "key") is None
         transaction.commit()
         for reader in (log, other):
-            assert read_all(reader, "shop") == [(0, b"a")]
+            assert values(reader, "shop") == [b"a"]
             assert reader.get("store", "key") == b"value"
         other.close()
 
@@ -262,7 +282,7 @@ class LogContract(ABC):
         transaction.rollback()
         transaction.rollback()
         append(log, "shop", [b"a"])
-        assert read_all(log, "shop") == [(0, b"a")]
+        assert values(log, "shop") == [b"a"]
 
     # -- state, ids, ledger
 
@@ -323,8 +343,8 @@ class LogContract(ABC):
         version = log.version()
         other = self.open_log(clock)
         append(other, "shop", [b"a"])
-        assert log.version() != version
         assert log.wait(version, 30) != version
+        assert log.version() != version
         other.close()
 
     def test_waiting_ends_with_its_time(self, log: Log) -> None:
@@ -341,15 +361,13 @@ class LogContract(ABC):
             return [lease.item for lease in log.join("group", member, items, 10)]
 
         assert held("one") == ["a", "b", "c"]
-        assert held("two") == []
-        assert len(held("one")) == 2
-        assert len(held("two")) == 1
+        held("two")
+        eventually(lambda: sorted(map(len, (held("one"), held("two")))) == [1, 2])
         assert sorted(held("one") + held("two")) == items
         log.leave("group", "one")
-        held("two")
-        assert held("two") == items
+        eventually(lambda: held("two") == items)
         clock.advance(11)
-        assert held("three") == items
+        eventually(lambda: held("three") == items)
         assert held("two") == []
 
     def test_a_lease_that_has_gone_writes_nothing(self, log: Log, clock: ManualClock) -> None:
@@ -357,13 +375,13 @@ class LogContract(ABC):
         with log.transaction(old) as transaction:
             transaction.append("shop", 0, records([b"mine"]))
         clock.advance(11)
-        (new,) = log.join("group", "two", ["a"], 10)
+        (new,) = self._joined(log, "two")
         assert new.epoch > old.epoch
         with pytest.raises(Fenced), log.transaction(old) as transaction:
             transaction.append("shop", 0, records([b"zombie"]))
         with log.transaction(new) as transaction:
             transaction.append("shop", 0, records([b"theirs"]))
-        assert [value for _, value in read_all(log, "shop")] == [b"mine", b"theirs"]
+        assert values(log, "shop") == [b"mine", b"theirs"]
 
     def test_a_lease_renewed_stays_the_same(self, log: Log, clock: ManualClock) -> None:
         first = log.join("group", "one", ["a"], 10)
@@ -377,7 +395,10 @@ class LogContract(ABC):
         first = log.join("group", "one", ["a"], 10)
         clock.advance(60)
         log.join("another group", "one", ["b"], 10)
-        assert log.join("group", "one", ["a"], 10) == first
+        assert [lease.item for lease in first] == [lease.item for lease in self._joined(log, "one")]
+        with log.transaction(self._joined(log, "one")[0]) as transaction:
+            transaction.append("shop", 0, records([b"a"]))
+        assert values(log, "shop") == [b"a"]
 
     def test_leases_are_kept_by_renewing_from_elsewhere(self, log: Log, clock: ManualClock) -> None:
         (lease,) = log.join("group", "one", ["a"], 10)
@@ -388,11 +409,40 @@ class LogContract(ABC):
         with log.transaction(lease) as transaction:
             transaction.append("shop", 0, records([b"a"]))
         clock.advance(11)
-        (taken,) = log.join("group", "two", ["a"], 10)
+        (taken,) = self._joined(log, "two")
         log.renew("group", "one", 10)
         assert taken.epoch > lease.epoch
         with pytest.raises(Fenced), log.transaction(lease) as transaction:
             transaction.append("shop", 0, records([b"b"]))
+
+    @staticmethod
+    def _joined(log: Log, member: str) -> list[Lease]:
+        """The member's lease on the group's only item, as soon as it has it."""
+        found: list[Lease] = []
+
+        def has_it() -> bool:
+            found[:] = log.join("group", member, ["a"], 10)
+            return bool(found)
+
+        eventually(has_it)
+        return found
+
+    def test_a_seized_lease_writes_until_another_seizes_it(self, log: Log, clock: ManualClock) -> None:
+        first = log.seize("group", "a", "one")
+        with log.transaction(first) as transaction:
+            transaction.put("store", "key", b"1")
+        other = self.open_log(clock)
+        second = other.seize("group", "a", "two")
+        assert second.epoch > first.epoch
+        assert other.get("store", "key") == b"1"
+        with pytest.raises(Fenced), log.transaction(first) as transaction:
+            transaction.put("store", "key", b"zombie")
+        with other.transaction(second) as transaction:
+            transaction.put("store", "key", b"2")
+        assert log.get("store", "key") == b"2"
+        log.leave("group", "one")
+        other.leave("group", "two")
+        other.close()
 
     # -- many at once
 
@@ -409,7 +459,7 @@ class LogContract(ABC):
         for thread in threads:
             thread.join()
         found = read_all(log, "shop")
-        assert [offset for offset, _ in found] == list(range(4 * 20 * 3))
+        assert len(found) == 4 * 20 * 3
         for name in range(4):
             own = [value for _, value in found if value is not None and value.startswith(f"{name}-".encode())]
             assert own == [f"{name}-{number}-{row}".encode() for number in range(20) for row in range(3)]
@@ -424,9 +474,8 @@ class LogContract(ABC):
         with log.transaction() as transaction:
             transaction.append("short", 0, records([b"new"], timestamps=[NOW]))
         log.housekeep()
-        info = log.partition("short", 0)
-        assert (info.start, info.end) == (1, 2)
-        assert read_all(log, "short") == [(1, b"new")]
+        assert log.partition("short", 0).start > 0
+        assert values(log, "short") == [b"new"]
         with pytest.raises(OffsetOutOfRange):
             log.read("short", 0, 0)
 
@@ -435,27 +484,34 @@ class LogContract(ABC):
         append(log, "small", [b"a"])
         append(log, "small", [b"b"])
         log.housekeep()
-        assert log.partition("small", 0).end == 2
+        assert log.partition("small", 0).end >= 2
         assert all(offset >= log.partition("small", 0).start for offset, _ in read_all(log, "small"))
 
     def test_housekeeping_changes_no_event_of_a_topic_kept_for_ever(self, log: Log) -> None:
         for number in range(60):
             append(log, "shop", [str(number).encode()])
         log.housekeep()
-        assert read_all(log, "shop") == [(number, str(number).encode()) for number in range(60)]
+        assert values(log, "shop") == [str(number).encode() for number in range(60)]
 
     def test_compaction_keeps_the_last_of_each_key_under_its_offset(self, log: Log) -> None:
         log.create_topic(TopicSpec("table", compact=True))
         for number in range(100):
+            written = records(
+                [str(number).encode()], keys=[f"k{number % 3}".encode()], timestamps=[NOW + 10_000 * number]
+            )
             with log.transaction() as transaction:
-                transaction.append(
-                    "table", 0, records([str(number).encode()], keys=[f"k{number % 3}".encode()])
-                )
-        log.housekeep()
-        found = dict(read_all(log, "table"))
-        assert {99: b"99", 98: b"98", 97: b"97"}.items() <= found.items()
-        assert len(found) < 100
-        assert all(value == str(offset).encode() for offset, value in found.items())
+                transaction.append("table", 0, written)
+        whole = read_all(log, "table")
+        assert {b"97", b"98", b"99"} <= {value for _, value in whole}
+
+        def compacted() -> bool:
+            log.housekeep()
+            return len(read_all(log, "table")) < 100
+
+        eventually(compacted)
+        found = read_all(log, "table")
+        assert {b"97", b"98", b"99"} <= {value for _, value in found}
+        assert set(found) <= set(whole)
         batch = log.read("table", 0, 0, max_rows=1)
         assert batch.next_offset > 0
 
@@ -468,7 +524,7 @@ class LogContract(ABC):
             transaction.commit_offset("g", "shop", 0, 1)
         incarnation = log.topic("shop")
         other = self.open_log(clock)
-        assert read_all(other, "shop") == [(0, b"a")]
+        assert values(other, "shop") == [b"a"]
         assert other.get("store", "key") == b"value"
         assert other.committed("g", "shop", 0) == 1
         assert other.topic("shop") == incarnation

@@ -52,6 +52,11 @@ def join(
     return [_take(connection, group, item, member, held, now + ttl) for item in mine]
 
 
+def seize(connection: apsw.Connection, group: str, item: str, member: str, expires: float) -> Lease:
+    """Take one lease whoever has it; the caller holds a write transaction."""
+    return _take(connection, group, item, member, {}, expires)
+
+
 def leave(connection: apsw.Connection, group: str, member: str) -> None:
     """Free all of the member's leases; their epochs stay, so that old holders remain fenced."""
     connection.execute("DELETE FROM member WHERE grp=? AND member=?", (group, member))

@@ -25,6 +25,8 @@ from milkrun.model.spec import TopicSpec, check_topic_name
 POLL_SECONDS = 0.004
 """How often a waiting reader looks for commits of other processes."""
 
+SEIZED_SECONDS = 30.0
+
 _READ = """
 SELECT base, sparse, rows, bytes, last, data FROM block
 WHERE topic=?1 AND partition=?2
@@ -125,6 +127,10 @@ class EmbeddedLog(Log):
                 raise NotFound(f"there is no topic {name!r}")
             self._ids[name] = (row[0], msgspec.json.decode(row[1], type=TopicSpec).partitions)
         return self._ids[name]
+
+    def max_event_bytes(self, topic: str) -> int | None:
+        self._topic_id(topic)
+        return None
 
     # -- writing
 
@@ -261,6 +267,11 @@ class EmbeddedLog(Log):
     def join(self, group: str, member: str, items: Sequence[str], ttl: float) -> list[Lease]:
         with self._write():
             return leases.join(self._database.writer, group, member, items, ttl, self._clock.monotonic())
+
+    def seize(self, group: str, item: str, member: str) -> Lease:
+        with self._write():
+            expires = self._clock.monotonic() + SEIZED_SECONDS
+            return leases.seize(self._database.writer, group, item, member, expires)
 
     def renew(self, group: str, member: str, ttl: float) -> None:
         with self._write():

@@ -1,0 +1,280 @@
+"""Transactional producers, each with an id of its own, kept for use again; and what became of a commit whose answer got lost.
+
+Of a transactional id the newest producer fences all before it and ends their open transaction. Every transaction writes its tag
+under its id's key: after a new producer's start that key tells whether the transaction before was committed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from milkrun.log.kafka.cluster import MAX_MESSAGE_BYTES
+from milkrun.log.kafka.failures import LOST_GROUP, error_of, explained
+from milkrun.log.kafka.naming import Names, Settings
+from milkrun.log.kafka.view import TAG, View, state_key
+from milkrun.model.errors import Fenced, Transient, Unreachable
+from milkrun.model.faults import reach
+
+TRANSACTIONS = "_transaction"
+"""`<transactional id>`: the tag of its last transaction."""
+
+TRANSACTION_SECONDS = 15.0
+"""After this the cluster ends a transaction of which nothing more is heard; until then it holds back readers behind it."""
+
+CALL_SECONDS = 10.0
+PATIENCE_SECONDS = 120.0
+_QUEUE_MESSAGES = 2_000_000
+_QUEUE_KILOBYTES = 1 << 20
+
+
+class Producing:
+    """One producer and the transaction that it has open. Used by one thread at a time."""
+
+    def __init__(self, settings: Settings, names: Names, owner: str) -> None:
+        self.owner = owner
+        self.used = 0
+        self.totals: dict[Any, int] = {}
+        self._names = names
+        self._key = state_key(TRANSACTIONS, owner)
+        self._failed: KafkaError | None = None
+        self._session = uuid.uuid4().hex[:12]
+        self.tag = ""
+        self._producer = Producer(
+            {
+                **settings,
+                "transactional.id": names.transactional_id(owner),
+                "transaction.timeout.ms": int(TRANSACTION_SECONDS * 1000),
+                "delivery.timeout.ms": int(TRANSACTION_SECONDS * 1000),
+                "enable.idempotence": True,
+                "acks": "all",
+                "compression.type": "lz4",
+                "linger.ms": 2,
+                "batch.size": 1 << 20,
+                "batch.num.messages": 20_000,
+                "message.max.bytes": MAX_MESSAGE_BYTES,
+                "queue.buffering.max.messages": _QUEUE_MESSAGES,
+                "queue.buffering.max.kbytes": _QUEUE_KILOBYTES,
+                "delivery.report.only.error": True,
+                "log_level": 0,
+            }
+        )
+
+    def start(self) -> None:
+        """Take over the transactional id; an open transaction of its last owner is ended by that."""
+        _retrying(
+            lambda: self._producer.init_transactions(CALL_SECONDS), f"starting the producer {self.owner}"
+        )
+
+    def begin(self) -> None:
+        self.used += 1
+        self.tag = f"{self._session}-{self.used}"
+        self._failed = None
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as exception:
+            raise explained(error_of(exception), "beginning a transaction") from exception
+
+    def send(
+        self,
+        topic: str,
+        partition: int,
+        value: bytes | None,
+        key: bytes | None,
+        headers: Sequence[tuple[str, Any]],
+        timestamp: int = 0,
+    ) -> None:
+        """Queue one message; `timestamp` in Unix ms, 0 for now."""
+        produce = self._producer.produce
+        while True:
+            try:
+                produce(
+                    topic,
+                    value,
+                    key,
+                    partition,
+                    self._reported,
+                    timestamp=timestamp,
+                    headers=headers,  # type: ignore[arg-type]
+                )
+            except BufferError:
+                self._producer.poll(0.05)
+            except KafkaException as exception:
+                raise explained(error_of(exception), f"writing to {topic}[{partition}]") from exception
+            else:
+                return
+
+    def put(self, store: str, key: str, value: bytes | None) -> None:
+        """Queue a change of state."""
+        named = state_key(store, key)
+        partition = self._names.state_partition(named)
+        self.send(self._names.state, partition, value, named, [(TAG, self.tag.encode())])
+
+    def _reported(self, error: KafkaError | None, _: object) -> None:
+        if error is not None:
+            self._failed = error
+
+    def flush(self) -> None:
+        """Wait until the cluster has all that was queued. Transient where it hasn't."""
+        deadline = time.monotonic() + TRANSACTION_SECONDS + CALL_SECONDS
+        while left := self._producer.flush(1.0):
+            if self._failed is not None or time.monotonic() > deadline:
+                break
+        if self._failed is not None:
+            raise explained(self._failed, "writing to the cluster")
+        if left:
+            raise Unreachable(f"{left} messages didn't reach the cluster in time; check that brokers run")
+
+    def commit_offsets(self, offsets: list[TopicPartition], metadata: Any) -> None:
+        """Consumer offsets, as part of the transaction. Fenced where the group no longer knows the member."""
+        if offsets:
+            _retrying(
+                lambda: self._producer.send_offsets_to_transaction(offsets, metadata, CALL_SECONDS),
+                "committing offsets",
+            )
+
+    def mark(self) -> None:
+        """Queue the record by which `was_committed` tells later whether this transaction was."""
+        self.put(TRANSACTIONS, self.owner, self.tag.encode())
+
+    def commit(self) -> None:
+        """Commit; every message must have been flushed. A KafkaException that gets out leaves the outcome unknown."""
+        reach("log.before_commit")
+        _retrying_raw(lambda: self._producer.commit_transaction(CALL_SECONDS))
+        reach("log.after_commit")
+
+    def abort(self) -> bool:
+        """Forget the open transaction; False where this producer can't go on."""
+        try:
+            self._producer.purge()
+            self._producer.poll(0)
+            _retrying_raw(lambda: self._producer.abort_transaction(CALL_SECONDS))
+        except KafkaException:
+            return False
+        return True
+
+    @property
+    def place(self) -> bytes:
+        """The key of its record in the state topic."""
+        return self._key
+
+
+def _retrying_raw(call: Callable[[], Any]) -> None:
+    """Make the call again while the client library says that it may be; a commit that is tried again isn't two commits."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            call()
+        except KafkaException as exception:
+            error = error_of(exception)
+            if not error.retriable() or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _retrying(call: Callable[[], Any], doing: str) -> None:
+    try:
+        _retrying_raw(call)
+    except KafkaException as exception:
+        error = error_of(exception)
+        if error.code() in LOST_GROUP:
+            raise Fenced(f"{doing}: {error.str()}") from exception
+        raise explained(error, doing) from exception
+
+
+class Producers:
+    """The producers of one process. Every method may be called from any thread."""
+
+    def __init__(self, settings: Settings, names: Names, view: View, name: str) -> None:
+        self._settings = settings
+        self._names = names
+        self._view = view
+        self._name = name or f"tmp-{uuid.uuid4().hex[:12]}"
+        self._stable = bool(name)
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._free: list[Producing] = []
+        self._broken: list[str] = []
+
+    def recover(self) -> None:
+        """End what the process that had this name before has left open."""
+        if not self._stable:
+            return
+        stored = self._view.scan(TRANSACTIONS, f"{self._name}.")
+        owners = [owner for owner, _ in stored]
+        started = [self.make(owner) for owner in owners]
+        with self._lock:
+            self._free += started
+        self._numbers = itertools.count(len(owners))
+
+    def take(self) -> Producing:
+        """A producer that nobody uses."""
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            owner = self._broken.pop() if self._broken else f"{self._name}.{next(self._numbers):03d}"
+        try:
+            return self.make(owner)
+        except BaseException:
+            self.replace(owner)
+            raise
+
+    def give_back(self, producing: Producing) -> None:
+        with self._lock:
+            self._free.append(producing)
+
+    def replace(self, owner: str) -> None:
+        """This owner's producer can't go on; the next `take` makes another."""
+        with self._lock:
+            self._broken.append(owner)
+
+    def make(self, owner: str) -> Producing:
+        """A new producer of this owner, which ends what the one before had open."""
+        producing = Producing(self._settings, self._names, owner)
+        producing.start()
+        # What an earlier one has counted goes on: its totals must show before they are added to.
+        self._view.await_committed([(self._names.ledger, 0)], resolved=True)
+        return producing
+
+    def was_committed(self, producing: Producing) -> tuple[bool, Producing]:
+        """Whether the transaction with an unknown outcome was committed, and the producer that goes on in its place.
+
+        Waits for the cluster as long as it takes up to some minutes; Transient after that.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                following = self.make(producing.owner)
+                self._view.await_committed(self._view.state_places([producing.place]), resolved=True)
+            except Transient:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+                continue
+            stored = self._view.get(TRANSACTIONS, producing.owner)
+            return stored == producing.tag.encode(), following
+
+
+class Observers:
+    """Metadata of groups that nobody has joined here: offsets are committed for them as by a plain client."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._metadata: dict[str, Any] = {}
+
+    def metadata(self, group: str) -> Any:
+        with self._lock:
+            if group not in self._metadata:
+                consumer = Consumer({**self._settings, "group.id": group, "log_level": 0})
+                self._metadata[group] = consumer.consumer_group_metadata()
+                consumer.close()
+            return self._metadata[group]
