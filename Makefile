@@ -1,6 +1,6 @@
 # Every target sets up what it needs. ARGS reaches the program behind a target: make test ARGS="-k ledger -x"
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-base setup-dev demo test bench soak lint types imports check format lock clean
+.PHONY: help setup setup-base setup-dev setup-kafka demo test bench soak lint types imports check format lock clean
 
 BIN := .venv/bin
 TYPED := $(wildcard src tests bench examples)
@@ -18,6 +18,9 @@ setup-base:
 
 setup-dev:
 	@tools/setup.sh dev
+
+setup-kafka:
+	@tools/setup.sh kafka
 
 demo: setup-base ## see events go from HTTP and RabbitMQ to DuckDB and Parquet, exactly once
 	$(BIN)/milkrun demo $(ARGS)

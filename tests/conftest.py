@@ -1,11 +1,13 @@
 """Fixtures for every test: the outside needs of `tests.needs`, ready to name as arguments."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.needs import need_server, need_shared
+from milkrun.testing.kafka_cluster import KafkaCluster
+from tests.needs import need_kafka, need_server, need_shared
 
 
 @pytest.hookimpl(trylast=True)
@@ -20,6 +22,23 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def rabbitmq_server() -> Path:
     """The program of a RabbitMQ broker; the test starts its own."""
     return need_server("rabbitmq-server")
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """Where a Kafka broker listens, for `bootstrap.servers`: one a process of tests, so each test names topics of its own.
+
+    A test that stops its broker, or wants another, makes a `KafkaCluster` and calls `need_kafka` first.
+    """
+    need_kafka()
+    with KafkaCluster() as cluster:
+        yield cluster.bootstrap
+
+
+@pytest.fixture(scope="session")
+def kcat() -> Path:
+    """A Kafka client that isn't ours."""
+    return need_server("kcat")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from milkrun.testing import kafka_cluster
+
 # Debian keeps daemons where an ordinary user's PATH does not look.
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
@@ -30,6 +32,12 @@ def need_server(name: str, path: str | Path | None = None) -> Path:
     program = Path(path) if path is not None else Path(name)
     require(f"{name} is not installed", path is not None and program.is_file())
     return program
+
+
+def need_kafka() -> None:
+    """Java and the jars of Apache Kafka's broker, which `milkrun.testing.kafka_cluster` starts."""
+    reason = kafka_cluster.missing()
+    require(reason or "", reason is None)
 
 
 def need_shared() -> Path:

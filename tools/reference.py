@@ -100,6 +100,8 @@ letters, is a digest of its file and schemas, with references instead of secrets
 _SECTIONS: list[tuple[str, type[Any]]] = [
     ("milkrun.yaml", sections.ProjectFile),
     ("log: embedded", sections.EmbeddedSection),
+    ("log: kafka", sections.KafkaSection),
+    ("log: kafka: security", sections.KafkaSecuritySection),
     ("server", sections.ServerSection),
     ("defaults", sections.DefaultsSection),
     ("pipelines/*.yaml", sections.PipelineFile),

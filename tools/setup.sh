@@ -3,7 +3,9 @@
 #
 #   tools/setup.sh base    what the package runs with
 #   tools/setup.sh dev     and what checks it
-#   tools/setup.sh test    and the servers its tests start: RabbitMQ's broker, Prometheus' promtool
+#   tools/setup.sh test    and the servers its tests start: RabbitMQ's broker, Prometheus' promtool, Kafka's jars and
+#                          a JVM for them, kcat
+#   tools/setup.sh kafka   base, and of the servers Kafka alone
 #
 # On Debian as root it installs what the system lacks, without starting any service. PYTHON names another
 # interpreter than python3. pip's own configuration and environment variables hold as they are.
@@ -88,9 +90,12 @@ find_python() {
 # What .venv was made from.
 fingerprint() { cat "requirements/$1.txt" pyproject.toml tools/setup.sh | cksum; }
 
-# Both levels share .venv, so one that has been `dev` stays so.
+# All levels share .venv, so one that has been `dev` stays so.
 python_level() {
-    if [ "$level" = base ] && [ ! -e .venv/milkrun-dev ]; then echo base; else echo dev; fi
+    case $level in
+    base | kafka) if [ -e .venv/milkrun-dev ]; then echo dev; else echo base; fi ;;
+    *) echo dev ;;
+    esac
 }
 
 # A checkout that was moved or copied has scripts in .venv/bin that run another place's Python.
@@ -123,19 +128,66 @@ make_venv() {
 
 has_program() { PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 
+# The feature release of the JVM that is found first, as 17; 0 without one.
+java_version() {
+    found=$("${JAVA_HOME:+$JAVA_HOME/bin/}java" -XshowSettings:properties -version 2>&1 |
+        sed -n 's/^ *java\.specification\.version = \([0-9]*\)$/\1/p')
+    echo "${found:-0}"
+}
+
+# Adds Debian's package to what is missing.
+lacks() { missing="${missing:+$missing }$1"; }
+
+# Debian's default is new enough from 12 on; elsewhere an older default may stand beside this package.
+lacks_java() {
+    case $(java_version) in
+    0) lacks default-jre-headless ;;
+    [1-9] | 1[0-6]) lacks openjdk-17-jre-headless ;;
+    esac
+}
+
+lacks_kafka() {
+    lacks_java
+    tools/kafka-jars.sh check || has_program mvn || lacks maven
+}
+
 add_servers() {
     missing=
-    has_program rabbitmq-server || missing="rabbitmq-server"
-    has_program promtool || missing="${missing:+$missing }prometheus"
-    [ -n "$missing" ] || return 0
-    if may_apt; then
-        # shellcheck disable=SC2086  # one word a package
-        if apt_install $missing; then
-            keep_disabled
-            return 0
-        fi
+    if [ "$level" = test ]; then
+        has_program rabbitmq-server || lacks rabbitmq-server
+        has_program promtool || lacks prometheus
+        has_program kcat || lacks kcat
     fi
-    say "tests that need it are skipped: 'apt-get install $missing' as root brings what is missing"
+    lacks_java
+    tools/kafka-jars.sh check || has_program mvn || lacks maven
+    [ -z "$missing" ] || add_packages || without_packages
+    add_kafka || without_kafka
+}
+
+add_packages() {
+    # shellcheck disable=SC2086  # one word a package
+    may_apt && apt_install $missing && keep_disabled
+}
+
+without_packages() {
+    remedy="'apt-get install $missing' as root brings what is missing"
+    if [ "$level" = test ]; then say "tests that need it are skipped: $remedy"; else say "$remedy"; fi
+}
+
+add_kafka() {
+    missing=
+    lacks_java
+    case $missing in
+    openjdk*) add_packages || return 1 ;; # what the distribution has by default is too old
+    esac
+    [ "$(java_version)" -ge 17 ] || return 1
+    tools/kafka-jars.sh check || { has_program mvn && tools/kafka-jars.sh; }
+}
+
+without_kafka() {
+    reason="Kafka needs a JVM (17 or later), and mvn to fetch its jars"
+    [ "$level" = test ] || fail "$reason"
+    say "$reason: tests that need it are skipped"
 }
 
 # Tests start their own broker; the ones just installed must not come up with the machine either.
@@ -149,8 +201,8 @@ keep_disabled() {
 # ------------------------------------------------------------------------------------------------------------
 
 case $level in
-base | dev | test) ;;
-*) fail "usage: tools/setup.sh base|dev|test" ;;
+base | dev | test | kafka) ;;
+*) fail "usage: tools/setup.sh base|dev|test|kafka" ;;
 esac
 
 if ! venv_is_current; then
@@ -161,6 +213,6 @@ if ! venv_is_current; then
     fi
     venv_is_current || make_venv
 fi
-if [ "$level" = test ]; then
-    add_servers
-fi
+case $level in
+test | kafka) add_servers ;;
+esac

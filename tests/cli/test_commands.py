@@ -34,6 +34,14 @@ def test_mistakes_in_files_end_with_1(milkrun: Milkrun, tmp_path: Path) -> None:
     assert [(error["line"], error["path"]) for error in errors] == [(1, ["nam"]), (2, ["log"])]
 
 
+def test_validate_says_where_the_log_is(milkrun: Milkrun, tmp_path: Path) -> None:
+    (tmp_path / "milkrun.yaml").write_text("name: shop\nlog: {kafka: {bootstrap: 'a:1,b:2'}}\n")
+    assert milkrun("validate", "-p", tmp_path).out.splitlines()[-1] == "log: kafka at a:1,b:2"
+    assert milkrun("validate", "-p", tmp_path, "-o", "json").json["log"] == "kafka at a:1,b:2"
+    (tmp_path / "milkrun.yaml").write_text("name: shop\n")
+    assert milkrun("validate", "-p", tmp_path, "-o", "json").json["log"] == str(tmp_path / ".milkrun/log.db")
+
+
 def test_the_project_from_the_environment(
     milkrun: Milkrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

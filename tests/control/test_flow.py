@@ -53,7 +53,7 @@ def test_nothing_has_run_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     flow = make_flow(tmp_path / "shop", monkeypatch)
     with Project(flow.folder) as project, pytest.raises(NotFound, match="milkrun up"):
         project.status()
-    assert not project.spec.log.path.exists()
+    assert not (flow.folder / ".milkrun").exists()
 
 
 def test_ledger_is_even(flow: Flow) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from milkrun.control.loading import load, load_project
 from milkrun.model.errors import ConfigErrors, NotFound
-from milkrun.model.spec import CutSpec, RouteSpec, TopicSpec
+from milkrun.model.spec import CutSpec, EmbeddedLogSpec, RouteSpec, TopicSpec
 from tests.control.conftest import Write
 
 WHOLE = """\
@@ -54,7 +54,8 @@ def mistakes(folder: Path, environment: dict[str, str] | None = None) -> list[st
 def test_everything_that_can_be_said(write: Write) -> None:
     folder = write({"pipelines/a.yaml": WHOLE, "schemas/order.json": '{"type": "object"}'})
     project = load_project(folder, {"AMQP_URL": "amqp://secret"})
-    assert (project.name, project.folder, project.log.path) == ("shop", folder, folder / ".milkrun/log.db")
+    assert (project.name, project.folder) == ("shop", folder)
+    assert project.log == EmbeddedLogSpec(folder / ".milkrun/log.db")
     (pipeline,) = project.pipelines
     orders, rest = pipeline.sources
     assert orders.config == {"url": "amqp://secret", "queues": ["orders"]}
@@ -80,10 +81,13 @@ def test_everything_that_can_be_said(write: Write) -> None:
 
 def test_the_project_file(write: Write) -> None:
     head = "log: {embedded: {path: data/l.db}}\nserver: {port: 0}\ndefaults: {topics: {partitions: 3}}\n"
-    project = load_project(write({"milkrun.yaml": head, "pipelines/p.yaml": MINIMAL}))
-    assert (project.name, project.log.path.name, project.server.port) == ("shop", "l.db", 0)
+    folder = write({"milkrun.yaml": head, "pipelines/p.yaml": MINIMAL})
+    project = load_project(folder)
+    assert (project.name, project.server.port) == ("shop", 0)
+    assert project.log == EmbeddedLogSpec(folder / "data/l.db")
     assert project.pipelines[0].topic("p").partitions == 3
-    assert load_project(write({"milkrun.yaml": "log: embedded\n"})).log.path.name == "log.db"
+    folder = write({"milkrun.yaml": "log: embedded\n"})
+    assert load_project(folder).log == EmbeddedLogSpec(folder / ".milkrun/log.db")
 
 
 def test_a_folder_without_a_project(tmp_path: Path) -> None:
@@ -98,8 +102,6 @@ def test_a_folder_without_a_project(tmp_path: Path) -> None:
             "nam: x\n",
             "milkrun.yaml:1:1: nam: unknown option 'nam'; perhaps 'name' is meant; known are: name, log",
         ),
-        ("log: kafka\n", "milkrun.yaml:1:1: log: this version has no log on Kafka; write log: embedded"),
-        ("log:\n  kafka: {}\n", "milkrun.yaml:2:3: log.kafka: this version has no log on Kafka"),
         ("log: 5\n", "milkrun.yaml:1:1: log: '5' is no log"),
         (
             "log:\n  embedded:\n    pth: x\n",

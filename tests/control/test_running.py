@@ -6,28 +6,51 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from milkrun.control import slots
 from milkrun.control.coordinator import Project
 from milkrun.control.running import Stopping, up
 from milkrun.control.slots import WorkerSlot
 from milkrun.control.supervision import FAILED_TASKS, Supervisor
 from milkrun.model.clock import SystemClock
 from milkrun.model.errors import Refused
+from milkrun.model.spec import EmbeddedLogSpec, KafkaLogSpec
 from milkrun.testing.clock import ManualClock
 from tests.control.flow import event, make_flow
 
 
 def test_slots_are_the_lowest_free_ones(tmp_path: Path) -> None:
-    log = tmp_path / "log.db"
+    log = EmbeddedLogSpec(tmp_path / "data" / "log.db")
     first, second = WorkerSlot(log), WorkerSlot(log)
     assert (first.name, second.name) == ("w1", "w2")
     first.close()
     with WorkerSlot(log) as third:
         assert third.name == "w1"
     second.close()
+    names = sorted(path.name for path in (tmp_path / "data").iterdir())
+    assert names == ["log.db.w1.lock", "log.db.w2.lock"]
+
+
+def test_slots_on_kafka_belong_to_a_host(tmp_path: Path) -> None:
+    log = KafkaLogSpec("a:1", "shop", tmp_path / ".milkrun")
+    with WorkerSlot(log, host="a b.example") as first, WorkerSlot(log, host="c") as other:
+        assert (first.name, other.name) == ("a-b.example-w1", "c-w1")
+        with WorkerSlot(log, host="c") as second, WorkerSlot(replace(log, project="x"), host="c") as third:
+            assert (second.name, third.name) == ("c-w2", "c-w1")
+    with WorkerSlot(log) as own:
+        assert own.name.endswith("-w1")
+        assert own.name != "-w1"
+
+
+def test_there_is_an_end_to_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "MAX_WORKERS", 1)
+    log = EmbeddedLogSpec(tmp_path / "log.db")
+    with WorkerSlot(log), pytest.raises(Refused, match=r"1 workers hold every slot .*log\.db\.w\*\.lock"):
+        WorkerSlot(log)
 
 
 def test_signals_are_requests() -> None:

@@ -15,6 +15,8 @@ from milkrun.control import scaffolding
 from milkrun.control.catalog import ConnectorInfo, connectors
 from milkrun.control.keys import WriteKey, new_write_key
 from milkrun.control.plan import ProjectPlan
+from milkrun.log.opening import log_place
+from milkrun.model.spec import KafkaLogSpec
 
 _MARKS = {"added": "+", "changed": "~", "removed": "-", "unchanged": " "}
 _STYLES = {"added": "green", "changed": "yellow", "removed": "red", "unchanged": "dim"}
@@ -30,9 +32,10 @@ class InitResult:
 
 @dataclass(frozen=True)
 class ValidateResult:
-    """The project's files are right; `warnings` may still be worth a look."""
+    """The project's files are right; `warnings` may still be worth a look. `log` is a path, or `kafka at host:9092`."""
 
     project: str
+    log: str
     pipelines: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -70,12 +73,15 @@ def validate(*, common: Common = DEFAULT) -> None:
     """Check the project's files; nothing is changed or connected to."""
     with common.opened() as (project, out):
         names = tuple(pipeline.name for pipeline in project.spec.pipelines)
-        result = ValidateResult(project.spec.name, names, project.loaded.warnings)
+        place = log_place(project.spec.log)
+        result = ValidateResult(project.spec.name, place, names, project.loaded.warnings)
         if out.format == "json":
             out.json(result)
             return
         _warn(out, result.warnings)
         out.line(f"{result.project}: {len(names)} pipeline{'' if len(names) == 1 else 's'}, no mistakes")
+        if isinstance(project.spec.log, KafkaLogSpec):
+            out.line(f"log: {place}")
 
 
 def plan(*, common: Common = DEFAULT) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +21,11 @@ from milkrun.control.reading import Moment, TopicHandle, moment_ms
 from milkrun.control.status import ProjectStatus, read_status
 from milkrun.control.topic_schemas import KnownSchema, schema_of
 from milkrun.control.verifying import Verification, verify
-from milkrun.log.opening import open_log
+from milkrun.log.opening import log_place, open_log
 from milkrun.log.protocol import Log, PartitionInfo
 from milkrun.model.clock import Clock, SystemClock
 from milkrun.model.errors import NotFound, Refused
-from milkrun.model.spec import PipelineSpec, TopicSpec
+from milkrun.model.spec import EmbeddedLogSpec, PipelineSpec, TopicSpec
 from milkrun.runtime.dead_letters import DeadLetter
 from milkrun.runtime.sink_task import matches
 
@@ -67,6 +68,7 @@ class Project:
         self.folder = self.spec.folder
         self.clock = clock or SystemClock()
         self._log = log
+        self._given = log is not None
         self._lock = threading.Lock()
 
     @property
@@ -79,16 +81,33 @@ class Project:
 
     @property
     def started(self) -> bool:
-        """Whether there is a log yet."""
-        return self._log is not None or self.spec.log.path.exists()
+        """Whether there is a log yet. On Kafka there always is: only asking the cluster would tell what is in it."""
+        place = self.spec.log
+        return self._log is not None or not isinstance(place, EmbeddedLogSpec) or place.path.exists()
 
     def existing_log(self) -> Log:
         """The project's log. NotFound where nothing has run yet."""
         if not self.started:
             raise NotFound(
-                f"there is no log at {self.spec.log.path}: nothing has run yet; start with `milkrun up`"
+                f"there is no log at {log_place(self.spec.log)}: nothing has run yet; start with `milkrun up`"
             )
         return self.log
+
+    @contextmanager
+    def worker_log(self, name: str) -> Iterator[Log]:
+        """The log for the worker `name` to write to while inside.
+
+        On Kafka a connection of its own, because opening it fences whoever wrote under the name before; hold the name's
+        `WorkerSlot` first. An embedded log, and one given to the project, is shared with everything else in this process.
+        """
+        if self._given or isinstance(self.spec.log, EmbeddedLogSpec):
+            yield self.log
+            return
+        log = open_log(self.spec.log, self.clock, name=name)
+        try:
+            yield log
+        finally:
+            log.close()
 
     def close(self) -> None:
         """Let go of the log."""

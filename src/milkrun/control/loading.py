@@ -15,20 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from milkrun.control.documents import Document, read_document
+from milkrun.control.kafka_security import security_warnings
+from milkrun.control.log_section import LogReader
 from milkrun.control.mistakes import Mistakes
 from milkrun.control.pipelines import NAME, PipelineReader
 from milkrun.control.references import resolve
 from milkrun.control.sections import (
     DefaultsSection,
-    EmbeddedSection,
-    LogSection,
     ProjectFile,
     ServerSection,
     TopicSection,
 )
 from milkrun.control.topics import topic_spec
 from milkrun.model.errors import ConfigError, ConfigErrors, NotFound
-from milkrun.model.spec import EmbeddedLogSpec, PipelineSpec, ProjectSpec, ServerSpec, TopicSpec
+from milkrun.model.spec import (
+    KAFKA_DEDUPE_SECONDS,
+    KafkaLogSpec,
+    LogSpec,
+    PipelineSpec,
+    ProjectSpec,
+    ServerSpec,
+    TopicSpec,
+)
 
 PROJECT_FILE = "milkrun.yaml"
 PIPELINES = "pipelines"
@@ -49,7 +57,7 @@ class _Head:
     """What `milkrun.yaml` says."""
 
     name: str
-    log: EmbeddedLogSpec
+    log: LogSpec
     server: ServerSpec
     topics: TopicSpec
     teams: Mapping[str, str] | None
@@ -117,26 +125,16 @@ class _Loader:
         file = mistakes.section(ProjectFile, raw, ())
         section = file.server or ServerSection()
         topics = (file.defaults or DefaultsSection()).topics or TopicSection()
+        name = file.name if file.name is not None else self._root.name
         head = _Head(
-            name=file.name if file.name is not None else self._root.name,
-            log=self._log(file.log, mistakes),
+            name=name,
+            log=LogReader(self._root, name, mistakes).read(file.log),
             server=ServerSpec(section.host, section.port),
             topics=topic_spec("_", topics, TopicSpec("_"), mistakes, ("defaults", "topics")),
             teams=file.teams,
         )
         self._errors.extend(mistakes.found)
         return head
-
-    def _log(self, raw: Any, mistakes: Mistakes) -> EmbeddedLogSpec:
-        section = EmbeddedSection()
-        if raw == "kafka" or (isinstance(raw, Mapping) and "kafka" in raw):
-            path = ("log", "kafka") if isinstance(raw, Mapping) else ("log",)
-            mistakes.add("this version has no log on Kafka", "write log: embedded", path)
-        elif isinstance(raw, Mapping):
-            section = mistakes.section(LogSection, raw, ("log",)).embedded or section
-        elif raw != "embedded":
-            mistakes.add(f"{str(raw)[:60]!r} is no log", "write log: embedded", ("log",))
-        return EmbeddedLogSpec(self._root / section.path)
 
     # -- pipelines
 
@@ -161,6 +159,8 @@ class _Loader:
                 f"name one of: {', '.join(head.teams)}",
                 ("owner",),
             )
+        if isinstance(head.log, KafkaLogSpec):
+            _check_windows(pipeline, mistakes)
         name, file = pipeline.name, mistakes.document.file
         if name in self._files:
             mistakes.add(
@@ -185,6 +185,14 @@ class _Loader:
                     self._errors.append(ConfigError(what, "declare it in one of them"))
 
 
+def _check_windows(pipeline: PipelineSpec, mistakes: Mistakes) -> None:
+    for source in pipeline.sources:
+        if source.dedupe_seconds > KAFKA_DEDUPE_SECONDS:
+            days = f"{KAFKA_DEDUPE_SECONDS / 86_400:g}d"
+            path = ("sources", source.name, "dedupe")
+            mistakes.add(f"a log on Kafka remembers ids for {days}", f"write dedupe: {days}, or less", path)
+
+
 def _order(error: ConfigError) -> tuple[bool, str, int, int]:
     place = error.location
     if place is None:
@@ -204,7 +212,7 @@ def _version(definition: Any, pipeline: PipelineSpec) -> str:
 
 
 def _warnings(project: ProjectSpec) -> list[str]:
-    found = []
+    found = security_warnings(project.log) if isinstance(project.log, KafkaLogSpec) else []
     if not project.pipelines:
         found.append(f"the project has no pipelines: write one into {PIPELINES}/")
     for pipeline in project.pipelines:

@@ -131,13 +131,13 @@ def work(
     on_tick: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run one worker in this process."""
-    with WorkerSlot(project.spec.log.path) as slot:
-        worker = Worker(project.spec, project.log, project.clock, slot.name)
+    with WorkerSlot(project.spec.log) as slot, project.worker_log(slot.name) as log:
+        worker = Worker(project.spec, log, project.clock, slot.name)
         worker.start()
         reason = _watch(worker, project.clock, stopping, until_idle, on_tick)
         stop_worker(worker, project.clock, stopping)
         failure = worker.failure
-        failed = tuple(_failed_tasks(project.log, slot.name))
+        failed = tuple(_failed_tasks(log, slot.name))
         if failure is not None:
             return Outcome("failed", f"{type(failure).__name__}: {failure}", failed)
         return Outcome(reason, None, failed)

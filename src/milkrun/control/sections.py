@@ -6,9 +6,10 @@ Each class is one mapping of a file; a field of type `Any` is read further by `m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from milkrun.plugin.config import Bytes, Seconds, option
+from milkrun.plugin.config import Bytes, Seconds, Secret, option
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,74 @@ class EmbeddedSection:
 
 
 @dataclass(frozen=True, slots=True)
+class KafkaSecuritySection:
+    """How to log in to the cluster, and what to trust. Paths are below the project folder unless absolute."""
+
+    protocol: Literal["plaintext", "tls", "sasl_plaintext", "sasl_tls"] | None = option(
+        "encryption and login: neither, encryption, login alone, both; unless given what the other keys need, and with a login always "
+        "encryption",
+        default=None,
+    )
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = option(
+        "how to log in; `OAUTHBEARER` where there is a `token_url`", default=None
+    )
+    username: str | None = option("whom to log in as, by PLAIN or SCRAM", default=None)
+    password: Secret | None = option(
+        "the password of `username`", default=None, example='password: "${KAFKA_PASSWORD}"'
+    )
+    ca: Path | None = option(
+        "PEM file of certificates to trust instead of the system's", default=None, example="ca: certs/ca.pem"
+    )
+    cert: Path | None = option("PEM file of our certificate, where brokers ask for one", default=None)
+    key: Path | None = option("PEM file of its private key", default=None)
+    key_password: Secret | None = option("the password of `key`, where that is encrypted", default=None)
+    token_url: str | None = option(
+        "where OAUTHBEARER gets its tokens: an OAuth 2 token endpoint that grants by client credentials",
+        default=None,
+        example="token_url: https://login.example.com/oauth2/token",
+    )
+    client_id: str | None = option("whom to get tokens as", default=None)
+    client_secret: Secret | None = option("the secret of `client_id`", default=None)
+    token_ca: Path | None = option(
+        "PEM file of certificates to trust at the `token_url` instead of the system's", default=None
+    )
+    scope: str | None = option("the scope to ask of the token endpoint", default=None)
+    extensions: dict[str, str] | None = option(
+        "what to tell brokers beside the token: SASL extensions by name",
+        default=None,
+        example="extensions: {logicalCluster: lkc-1}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSection:
+    """The log on an Apache Kafka cluster."""
+
+    bootstrap: str | None = option(
+        "required: brokers to ask first, `host:port`, several after commas",
+        default=None,
+        example='bootstrap: "kafka-1:9092,kafka-2:9092"',
+    )
+    project: str | None = option(
+        "what the project is called on the cluster: 1 to 63 letters, digits, `-` or `_`; the project's name unless given",
+        default=None,
+    )
+    replication: int | None = option(
+        "on how many brokers each new topic is kept; the cluster's default unless given",
+        default=None,
+        minimum=1,
+        maximum=32767,
+    )
+    manage: bool = option("whether Milkrun makes and changes topics; if not, the operator does", default=True)
+    security: KafkaSecuritySection | None = option("how to log in, and what to trust", default=None)
+
+
+@dataclass(frozen=True, slots=True)
 class LogSection:
-    """Which log keeps the events."""
+    """Which log keeps the events: one of these."""
 
     embedded: EmbeddedSection | None = option("the log on this machine", default=None)
+    kafka: KafkaSection | None = option("the log on an Apache Kafka cluster", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +136,9 @@ class ProjectFile:
 
     name: str | None = option("the project's name; the folder's unless given", default=None)
     log: Any = option(
-        "`embedded`, or a mapping with its settings",
+        "`embedded`, or a mapping of `embedded` or `kafka` to its settings",
         default="embedded",
-        example="log: {embedded: {path: data/log.db}}",
+        example='log: {kafka: {bootstrap: "kafka-1:9092"}}',
     )
     server: ServerSection | None = option("where metrics, health and status are served", default=None)
     defaults: DefaultsSection | None = option("defaults of all pipelines", default=None)

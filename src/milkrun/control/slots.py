@@ -1,28 +1,36 @@
-"""Names of workers: `w1`, `w2` ..., each held by one living process of this machine at a time.
+"""Names of workers, each held by one living process at a time: `w1`, `w2` ... on an embedded log, `<host>-w1` ... on Kafka.
 
-A worker's name is its identity in the log's leases. A slot is a locked file beside the log: the system unlocks it when the process
-ends, however it ends; so a worker started after a crash takes over the dead one's name, and with it its leases, at once.
+A worker's name is its identity in the log's leases and transactions. A slot is a locked file, beside the embedded log or in the project's
+folder: the system unlocks it when the process ends, however it ends; so a worker started after a crash takes over the dead
+one's name, and with it its leases, at once.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
+import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from milkrun.model.errors import Refused
+from milkrun.model.spec import EmbeddedLogSpec, LogSpec
 
 MAX_WORKERS = 256
 
 
 class WorkerSlot:
-    """The lowest free slot of a log. A context manager; `name` is the worker's."""
+    """The lowest free slot of a log. A context manager; `name` is the worker's.
 
-    def __init__(self, log: Path) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self._file, self.name = _take(log)
+    `host` tells the machines on a Kafka cluster apart; unless given it is this one's name. Refused where all slots are taken.
+    """
+
+    def __init__(self, log: LogSpec, *, host: str | None = None) -> None:
+        folder, prefix, owner = _place(log, socket.gethostname() if host is None else host)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file, self.name = _take(folder, prefix, owner)
 
     def close(self) -> None:
         """Give the name up."""
@@ -39,14 +47,25 @@ class WorkerSlot:
         self.close()
 
 
-def _take(log: Path) -> tuple[int, str]:
+def _place(log: LogSpec, host: str) -> tuple[Path, str, str]:
+    """The folder of the lock files, how their names begin, and how workers' names begin."""
+    if isinstance(log, EmbeddedLogSpec):
+        return log.path.parent, log.path.name, ""
+    # The host is in the file's name too: machines may share the folder, and must not share its slots.
+    return log.folder, f"kafka.{log.project}", re.sub(r"[^A-Za-z0-9._-]", "-", host) + "-"
+
+
+def _take(folder: Path, prefix: str, owner: str) -> tuple[int, str]:
     for number in range(1, MAX_WORKERS + 1):
-        path = log.with_name(f"{log.name}.w{number}.lock")
+        name = f"{owner}w{number}"
+        path = folder / f"{prefix}.{name}.lock"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(file)
             continue
-        return file, f"w{number}"
-    raise Refused(f"{MAX_WORKERS} workers run on {log} already")
+        return file, name
+    raise Refused(
+        f"{MAX_WORKERS} workers hold every slot {folder / prefix}.{owner}w*.lock; end some of them before starting more"
+    )

@@ -148,9 +148,13 @@ class KafkaLogSpec:
     bootstrap: str
     project: str
     folder: Path
-    security: Mapping[str, str] = field(default_factory=dict)
+    security: Mapping[str, str] = field(default_factory=dict, repr=False)
     replication: int | None = None
     manage: bool = True
+
+
+KAFKA_DEDUPE_SECONDS = 7 * 86_400.0
+"""How long ids can be remembered on Kafka: a `dedupe_seconds` above that can't be kept."""
 
 
 LogSpec = EmbeddedLogSpec | KafkaLogSpec

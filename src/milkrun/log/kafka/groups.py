@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ class Membership:
         self._heard = False
         self._ended = False
         self._closing = threading.Event()
-        self._subscribed: frozenset[str] = frozenset()
+        self._wanted: frozenset[str] = frozenset()
         session = min(
             max(ttl, settings.get("session.timeout.ms", 0) / 1000 or SHORTEST_SESSION), LONGEST_SESSION
         )
@@ -89,15 +90,9 @@ class Membership:
         """Its owner is alive."""
         self._called_at = self._clock.monotonic()
 
-    def subscribe(self, topics: frozenset[str]) -> None:
-        """Want these topics' partitions."""
-        with self.lock:
-            if topics == self._subscribed or self._ended:
-                return
-            self._subscribed = topics
-        self._consumer.subscribe(
-            sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
+    def want(self, topics: frozenset[str]) -> None:
+        """Want these topics' partitions, from the next poll on."""
+        self._wanted = topics
 
     def await_first(self, timeout: float) -> None:
         """Wait for the first assignment, be it empty."""
@@ -105,7 +100,7 @@ class Membership:
             self._changed.wait_for(lambda: self._heard or self._ended, timeout)
 
     def assigned(self) -> dict[tuple[str, int], int]:
-        """What is assigned, each with its epoch."""
+        """What is assigned, each with its epoch: the time of assignment in Unix ns, which grows as far as machines' clocks agree."""
         with self.lock:
             return dict(self._assigned)
 
@@ -119,13 +114,26 @@ class Membership:
         self._thread.join(10)
 
     def _run(self) -> None:
+        subscribed: frozenset[str] = frozenset()
         while not self._closing.is_set() and self._clock.monotonic() - self._called_at <= self._ttl:
-            self._consumer.poll(POLL_SECONDS)
+            if self._wanted != subscribed:
+                subscribed = self._wanted
+                self._subscribe(subscribed)
+            if subscribed:
+                self._consumer.poll(POLL_SECONDS)
+            else:
+                self._closing.wait(POLL_SECONDS)
         with self._changed:
             self._ended = True
             self._assigned.clear()
             self._changed.notify_all()
         self._consumer.close()
+
+    def _subscribe(self, topics: frozenset[str]) -> None:
+        """Only the polling thread does so: from another, the client library was seen to wait for ever."""
+        self._consumer.subscribe(
+            sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         with self._changed:
@@ -135,7 +143,7 @@ class Membership:
                 consumer.incremental_assign(wanted)
                 consumer.pause(wanted)
             for place in partitions:
-                self._assigned[place.topic, place.partition] = self._clock.now()
+                self._assigned[place.topic, place.partition] = time.time_ns()
             self._heard = True
             self._changed.notify_all()
 
@@ -161,7 +169,6 @@ class Groups:
         self._members: dict[tuple[str, str], Membership] = {}
         self._ready: dict[Lease, bool] = {}
         self._seized: dict[Lease, Producing] = {}
-        self._last_epoch = 0
 
     def join(self, group: str, member: str, items: Sequence[str], ttl: float) -> list[Lease]:
         places = self._places(items)
@@ -169,7 +176,7 @@ class Groups:
         membership = self._membership(group, member, ttl)
         membership.call()
         if topics:
-            membership.subscribe(topics)
+            membership.want(topics)
             membership.await_first(JOIN_SECONDS)
         membership.call()
         assigned = membership.assigned()
@@ -206,8 +213,7 @@ class Groups:
         # What the one before has committed must show.
         self._log.view.await_committed(self._log.view.state_places(), resolved=True)
         with self._lock:
-            self._last_epoch = max(self._last_epoch + 1, self._log.clock.now())
-            lease = Lease(group, item, member, self._last_epoch)
+            lease = Lease(group, item, member, time.time_ns())
             self._seized[lease] = producing
         return lease
 

@@ -40,7 +40,8 @@ class Producing:
     def __init__(self, settings: Settings, names: Names, owner: str) -> None:
         self.owner = owner
         self.used = 0
-        self.totals: dict[Any, int] = {}
+        self.places: set[tuple[str, int]] = set()
+        """The partitions that the open transaction writes to."""
         self._names = names
         self._key = state_key(TRANSACTIONS, owner)
         self._failed: KafkaError | None = None
@@ -76,6 +77,7 @@ class Producing:
         self.used += 1
         self.tag = f"{self._session}-{self.used}"
         self._failed = None
+        self.places.clear()
         try:
             self._producer.begin_transaction()
         except KafkaException as exception:
@@ -91,7 +93,9 @@ class Producing:
         timestamp: int = 0,
     ) -> None:
         """Queue one message; `timestamp` in Unix ms, 0 for now."""
+        self.places.add((topic, partition))
         produce = self._producer.produce
+        deadline = time.monotonic() + CALL_SECONDS
         while True:
             try:
                 produce(
@@ -106,6 +110,13 @@ class Producing:
             except BufferError:
                 self._producer.poll(0.05)
             except KafkaException as exception:
+                if (
+                    error_of(exception).code() == KafkaError._UNKNOWN_PARTITION
+                    and time.monotonic() < deadline
+                ):
+                    # The partition is there, as was checked: it is new, and not yet known here.
+                    self._producer.list_topics(topic, CALL_SECONDS)
+                    continue
                 raise explained(error_of(exception), f"writing to {topic}[{partition}]") from exception
             else:
                 return

@@ -28,6 +28,8 @@ from milkrun.model.faults import reach
 from milkrun.model.ledger import LedgerEntry
 
 CONFLICT_SECONDS = 30.0
+VISIBLE_SECONDS = 1.0
+"""How long a commit waits to be seen by all."""
 
 
 class Parts(Protocol):
@@ -124,12 +126,14 @@ class KafkaTransaction(Transaction):
             reach("log.staged")
             with self._log.groups.holding(self._lease) as group:
                 self._commit_offsets(producing, group)
+            ends = self._log.cluster.ends(producing.places, committed=False)
             outcome = self._commit(producing)
         except BaseException:
             self.rollback()
             raise
         if not outcome:
             raise Transient("the cluster has ended the transaction; nothing of it was written")
+        self._log.view.await_visible(ends, VISIBLE_SECONDS)
         self._log.view.committed(producing.tag, self._puts, totals, self._seen)
 
     def _begin(self) -> Producing:

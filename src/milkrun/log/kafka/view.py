@@ -85,10 +85,11 @@ class View:
         self._names = names
         self._folder = tempfile.TemporaryDirectory(prefix="milkrun-", ignore_cleanup_errors=True)
         self._database = apsw.Connection(str(Path(self._folder.name) / "view.db"))
-        self._database.execute(_SCHEMA)
+        self._database.execute(_SCHEMA).fetchall()
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._positions: dict[Place, int] = {}
+        self._own_seen: set[str] = set()
         self._version = 0
         self._own: dict[tuple[str, str], tuple[str, bytes | None]] = {}
         self._closed = threading.Event()
@@ -186,6 +187,7 @@ class View:
                 self._apply_total(key, count)
             for ids in seen:
                 self._apply_seen(ids)
+                self._own_seen.add(tag)
         self._notify()
 
     # -- being fresh
@@ -205,6 +207,16 @@ class View:
                 if left <= 0 or self._closed.is_set():
                     raise Transient("the project's state on the cluster can't be read up to its end")
                 self._changed.wait(min(left, 1.0))
+
+    def await_visible(self, ends: Mapping[Place, int], timeout: float) -> None:
+        """Wait until every reader sees what lies before `ends`, at most `timeout` seconds: a commit's markers are written after
+        its answer, and another's open transaction may hold them back."""
+        deadline = time.monotonic() + timeout
+        while True:
+            now = self._cluster.ends(ends, committed=True)
+            if all(now[place] >= end for place, end in ends.items()) or time.monotonic() > deadline:
+                return
+            time.sleep(0.002)
 
     def state_places(self, keys: Iterable[bytes] | None = None) -> list[Place]:
         """The state topic's partitions, of these keys or all."""
@@ -298,7 +310,10 @@ class View:
         elif message.topic() == self._names.ledger:
             self._apply_total(_key_decoder.decode(key or b""), int(value or b"0"))
         elif value is not None:
-            self._apply_seen(_seen_decoder.decode(value))
+            if (tag := tag_of(message)) in self._own_seen:
+                self._own_seen.discard(tag)
+            else:
+                self._apply_seen(_seen_decoder.decode(value))
 
     def _apply_state(self, message: Message, key: bytes, value: bytes | None) -> None:
         store, _, name = key.decode().partition("\0")
