@@ -7,21 +7,18 @@ import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
-from confluent_kafka.admin import (
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from milkrun.control.coordinator import Project
+from milkrun.control.running import Stopping, up
 from milkrun.log.protocol import Log
 from milkrun.model.errors import Refused
 from milkrun.model.ledger import LedgerEntry, Stage
@@ -29,6 +26,7 @@ from milkrun.model.spec import TopicSpec
 from milkrun.testing.kafka_cluster import KafkaCluster
 from milkrun.testing.log_contract import records
 from tests.control.conftest import Write
+from tests.control.flow import event, make_flow
 from tests.docs.blocks import DOCS, blocks
 from tests.needs import need_kafka
 
@@ -37,6 +35,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("kafka_control")]
 PAGE = DOCS / "how-to" / "kafka.md"
 PASSWORD = "apples"
 SECONDS = 20.0
+ANY: Any = None
+"""Any name, principal or host; the client's annotations don't know it."""
+
 _KINDS = {
     "--topic": ResourceType.TOPIC,
     "--group": ResourceType.GROUP,
@@ -61,10 +62,9 @@ def cluster() -> Iterator[KafkaCluster]:
 def operator(cluster: KafkaCluster) -> AdminClient:
     """Who may do all. There are no rights, and no topics but `foreign`."""
     client = AdminClient({"bootstrap.servers": cluster.bootstrap})
-    everything = AclBindingFilter(
-        ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY
-    )
-    for removed in client.delete_acls([everything]).values():
+    kind, pattern = ResourceType.ANY, ResourcePatternType.ANY
+    all_rights = AclBindingFilter(kind, ANY, pattern, ANY, ANY, AclOperation.ANY, AclPermissionType.ANY)
+    for removed in client.delete_acls([all_rights]).values():
         removed.result(SECONDS)
     names = [name for name in client.list_topics(timeout=SECONDS).topics if not name.startswith("__")]
     for deleted in (client.delete_topics(names) if names else {}).values():
@@ -117,14 +117,18 @@ def allow(operator: AdminClient, rights: Sequence[AclBinding]) -> None:
         allowed.result(SECONDS)
 
 
-def project(write: Write, cluster: KafkaCluster, *, manage: bool = True) -> Project:
-    """The project `shop`, as the user of that name."""
-    head = (
+def head(cluster: KafkaCluster, *, manage: bool = True) -> str:
+    """The project's file of the user `shop`."""
+    return (
         f"log:\n  kafka:\n    bootstrap: '{cluster.servers('SASL_PLAINTEXT')}'\n    manage: {str(manage).lower()}\n"
         "    security: {protocol: sasl_plaintext, mechanism: SCRAM-SHA-256, username: shop, password: '${PASSWORD}'}\n"
     )
+
+
+def project(write: Write, cluster: KafkaCluster, *, manage: bool = True) -> Project:
+    """The project `shop`, as the user of that name."""
     pipeline = "sources: {in: {queue: {url: x}}}\nsinks: {out: {table: {}}}\n"
-    folder = write({"milkrun.yaml": head, "pipelines/shop.yaml": pipeline})
+    folder = write({"milkrun.yaml": head(cluster, manage=manage), "pipelines/shop.yaml": pipeline})
     return Project(folder, environment={"PASSWORD": PASSWORD})
 
 
@@ -167,6 +171,25 @@ def test_the_documented_rights_are_enough(
         assert shop.status().workers == ()
 
 
+def test_a_project_runs_with_the_documented_rights(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cluster: KafkaCluster,
+    operator: AdminClient,
+    documented: Sequence[AclBinding],
+) -> None:
+    allow(operator, documented)
+    flow = make_flow(tmp_path / "shop", monkeypatch)
+    (flow.folder / "milkrun.yaml").write_text(head(cluster))
+    flow.give(event(1), event(2), event(2), event(3, "click"))
+    with Project(flow.folder, environment={"PASSWORD": PASSWORD}) as shop:
+        assert up(shop, Stopping(), until_idle=True).ok
+        assert shop.ledger().even
+        assert shop.verify().ok
+        assert [worker.state for worker in shop.status().workers] == ["stopped"]
+    assert [row["n"] for row in flow.target.rows("shop.order")] == [1, 2]
+
+
 def test_an_operators_topics_need_fewer(
     write: Write, cluster: KafkaCluster, operator: AdminClient, documented: Sequence[AclBinding]
 ) -> None:
@@ -177,7 +200,7 @@ def test_an_operators_topics_need_fewer(
             pytest.raises(Refused, match=rf"no topic '{name}'"),
             project(write, cluster, manage=False) as shop,
         ):
-            everything(shop.log, "shop")
+            shop.log.join("source:shop/in", "w1", ["in"], 10.0)
         make(operator, NewTopic(name, partitions))
     with project(write, cluster, manage=False) as shop:
         shop.apply()

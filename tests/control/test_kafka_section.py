@@ -85,6 +85,11 @@ def test_the_least(write: Write) -> None:
     assert load_project(folder).log == expected
 
 
+def test_keys_without_a_value_are_not_given(write: Write) -> None:
+    log = kafka_log(write, HEAD + "    project:\n    replication:\n    security:\n")
+    assert (log.project, log.replication, log.security) == ("shop", None, {})
+
+
 def test_the_operators_topics(write: Write) -> None:
     assert not kafka_log(write, HEAD + "    manage: false\n").manage
 
@@ -202,6 +207,7 @@ def test_certificates(write: Write, certs: Path) -> None:
             "2:3: log.kafak: unknown option 'kafak'; perhaps 'kafka' is meant; known are: embedded, kafka",
         ),
         ("log:\n  kafka:\n", "2:3: log.kafka: option 'bootstrap' is missing; write host:port"),
+        ("log:\n  kafka:\n    bootstrap:\n", "2:3: log.kafka: option 'bootstrap' is missing"),
         ("log:\n  kafka: x:1\n", "2:3: log.kafka: 'x:1' where a mapping belongs"),
         (
             "log:\n  embedded: {}\n  kafka: {bootstrap: 'a:1'}\n",

@@ -14,10 +14,13 @@ from ruamel.yaml import YAML
 
 from milkrun.control.loading import load
 from tests.docs.blocks import README, Block, blocks, pages
+from tests.servers.certificates import Authority
 
 _ENVIRONMENT = {
     "AMQP_URL": "amqp://guest:guest@127.0.0.1/",
     "RABBITMQ_URL": "amqp://guest:guest@127.0.0.1/",
+    "KAFKA_PASSWORD": "password",
+    "KAFKA_SECRET": "secret",
     "LAKE_KEY": "key",
     "LAKE_SECRET": "secret",
 }
@@ -58,6 +61,8 @@ def test_yaml_is_a_projects(block: Block, tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         YAML(typ="safe", pure=True).dump(part, out := StringIO())
         path.write_text(out.getvalue())
+    (tmp_path / "certs").mkdir()
+    Authority("ours").write(tmp_path / "certs", "milkrun.example.com")
     (tmp_path / "schemas").mkdir()
     (tmp_path / "schemas" / "order.json").write_text('{"type": "object"}')
     assert load(tmp_path, _ENVIRONMENT).spec.name

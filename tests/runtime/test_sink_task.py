@@ -20,7 +20,7 @@ from milkrun.testing.fakes import STORED_SINK, MemoryTarget, SourceScript
 from tests.runtime.flows import body, pipeline_spec, sink_spec
 from tests.runtime.stepping import Hooks, Stage, hooked, install, run
 
-GROUP = "sink:shop/out"
+GROUP = "shop/out"
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ import pytest
 
 from milkrun.codecs.json import grown
 from milkrun.log.embedded import EmbeddedLog
+from milkrun.log.protocol import Lease
 from milkrun.model.clock import SystemClock
 from milkrun.model.errors import Refused, Transient
 from milkrun.model.schema import EventSchema
 from milkrun.model.spec import SchemaSpec
 from milkrun.runtime import topic_schema
 from milkrun.runtime.stores import SCHEMAS
-from milkrun.runtime.topic_schema import LEASE_SECONDS, SAMPLE_ROWS, TRIES, TopicSchemas
+from milkrun.runtime.topic_schema import SAMPLE_ROWS, TRIES, TopicSchemas
 from tests.runtime.flows import Shop, body
 
 INTEGER_N = {"type": "object", "properties": {"n": {"type": "integer"}}}
@@ -111,13 +112,36 @@ def test_fixed_columns_do_not_grow(shop: Shop) -> None:
     assert found.grow("orders", values(body(type="order", more=1)), ["order"]).schema.fields.names == ["n"]
 
 
-def test_while_another_has_the_schema_in_hand_it_waits_and_then_gives_up(shop: Shop) -> None:
-    shop.log.join("schema:shop/orders", "w2/out", ["orders"], LEASE_SECONDS)
-    with pytest.raises(Transient, match="another task has been changing the schema of orders for 2 s"):
-        schemas(shop).grow("orders", values(body(a=1)), [])
-    assert TRIES > 1
-    shop.clock.advance(LEASE_SECONDS)
+@pytest.mark.parametrize("rivals", [1, TRIES - 1])
+def test_an_addition_fenced_by_another_task_is_tried_anew(
+    shop: Shop, rivals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seize_under_way(shop, monkeypatch, rivals)
     assert schemas(shop).grow("orders", values(body(a=1)), []).version == 1
+    assert len(list(shop.log.scan(SCHEMAS))) == 1
+
+
+def test_a_schema_that_others_never_leave_alone_is_transient(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seize_under_way(shop, monkeypatch, TRIES)
+    with pytest.raises(Transient, match="other tasks have been changing the schema of orders for 2 s"):
+        schemas(shop).grow("orders", values(body(a=1)), [])
+    assert list(shop.log.scan(SCHEMAS)) == []
+
+
+def seize_under_way(shop: Shop, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """So many times another task seizes the lease right after it was seized."""
+    seize, left = shop.log.seize, [times]
+
+    def rival(group: str, item: str, member: str) -> Lease:
+        lease = seize(group, item, member)
+        if left[0]:
+            left[0] -= 1
+            seize(group, item, "another")
+        return lease
+
+    monkeypatch.setattr(shop.log, "seize", rival)
 
 
 def test_two_threads_growing_at_once_agree(shop: Shop) -> None:

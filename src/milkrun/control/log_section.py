@@ -68,8 +68,8 @@ class LogReader:
                 (*_PATH, "replication"),
             )
         return KafkaLogSpec(
-            bootstrap=self._bootstrap(section.bootstrap, given="bootstrap" in mapping),
-            project=self._project(section.project, given="project" in mapping),
+            bootstrap=self._bootstrap(section.bootstrap, given=mapping.get("bootstrap") is not None),
+            project=self._project(section.project, given=mapping.get("project") is not None),
             folder=self._root / FOLDER,
             security=self._security(section),
             replication=section.replication,

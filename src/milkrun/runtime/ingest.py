@@ -70,6 +70,7 @@ class Ingest:
         routed = self._router.route(received, now)
         self._check_schema(routed)
         self._ensure_topics(routed)
+        self._check_sizes(routed)
         valid = routed.valid()
         with self._log.transaction(lease) as transaction:
             duplicate = self._drop_seen(transaction, routed, valid)
@@ -124,6 +125,20 @@ class Ingest:
             self._log.create_topic(spec)
             self._topics[name] = spec
 
+    def _check_sizes(self, routed: Routed) -> None:
+        """Events that a topic doesn't take become faults: their bytes go to the dead letters instead."""
+        sizes = None
+        for name, rows in groups(routed.topics):
+            limit = (
+                self._log.max_event_bytes(name) if isinstance(name, str) and name in self._topics else None
+            )
+            if limit is None:
+                continue
+            sizes = _sizes(routed) if sizes is None else sizes
+            for row in rows[sizes[rows] > limit]:
+                message = f"the event has {sizes[row]} bytes, the topic {name} takes {limit}; raise its max.message.bytes"
+                routed.faults.setdefault(int(row), Fault(int(row), "too_large", message))
+
     def _drop_seen(
         self, transaction: Transaction, routed: Routed, valid: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.bool_]:
@@ -163,6 +178,21 @@ class Ingest:
         typed = stamps.cast(RECORD_SCHEMA.field("timestamp").type)
         transaction.append(self._dead, 0, dead_letters.records(refusal, causes, typed, *columns))
         yield from self._entries("", 0, Stage.REFUSED, stamps)
+
+
+def _sizes(routed: Routed) -> npt.NDArray[np.int64]:
+    """Bytes of each row's key, value and headers."""
+    sizes = np.zeros(len(routed.values), np.int64)
+    for column in (routed.keys, routed.values):
+        sizes += pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    flat = routed.headers.flatten()
+    each = sum(
+        pc.binary_length(flat.field(name)).fill_null(0).to_numpy(zero_copy_only=False)
+        for name in ("key", "value")
+    )
+    owners = pc.list_parent_indices(routed.headers).to_numpy(zero_copy_only=False)
+    np.add.at(sizes, owners, each)
+    return sizes
 
 
 def _records(columns: list[pa.Array], rows: Rows, total: int) -> pa.RecordBatch:

@@ -62,7 +62,8 @@ class SinkTask(Task):
         self._folder = folder
         self._log = log
         self._member = member
-        self._group = f"sink:{party_key(pipeline.name, spec.name)}"
+        # The group that commits offsets: what fences its members guards the offsets too.
+        self._group = party_key(pipeline.name, spec.name)
         self._deliveries: dict[TopicPartition, Delivery] = {}
         self._wanted: dict[TopicPartition, str] = {}
         self._renew_at = 0.0
@@ -79,8 +80,7 @@ class SinkTask(Task):
 
     def _delivered(self, partition: TopicPartition) -> bool:
         start, end = self._log.bounds(partition.topic, partition.partition)
-        group = party_key(self._pipeline.name, self._spec.name)
-        committed = self._log.committed(group, partition.topic, partition.partition)
+        committed = self._log.committed(self._group, partition.topic, partition.partition)
         return end == (start if committed is None else committed)
 
     def renew(self) -> None:

@@ -18,12 +18,11 @@ import pyarrow as pa
 from milkrun.codecs.json import decode, grown
 from milkrun.log.protocol import Lease, Log
 from milkrun.model.clock import Clock
-from milkrun.model.errors import Refused, Transient
+from milkrun.model.errors import Fenced, Refused, Transient
 from milkrun.model.schema import EventSchema, from_json_schema, merge
 from milkrun.model.spec import SchemaSpec
 from milkrun.runtime.stores import SCHEMAS
 
-LEASE_SECONDS = 30.0
 SAMPLE_ROWS = 2_000
 STEP_ROWS = 8_192
 TRIES = 100
@@ -96,25 +95,25 @@ class TopicSchemas:
         Transient while another worker changes this schema; Refused where declared schemas contradict each other.
         """
         group = f"schema:{self._pipeline}/{topic}"
-        try:
-            lease = self._hold(group, topic)
-            base = self._latest[topic] = self._load_latest(topic)
-            version = self._next(topic, base, values, types)
-            if version is not base:
-                with self._log.transaction(lease) as transaction:
-                    transaction.put(SCHEMAS, self._key(topic, version.version), _dump(version))
-                self._latest[topic] = self._versions[topic, version.version] = version
-            return version
-        finally:
-            self._log.leave(group, self._member)
-
-    def _hold(self, group: str, topic: str) -> Lease:
-        """The lease on the topic's schema; others have it for milliseconds only."""
         for _ in range(TRIES):
-            if leases := self._log.join(group, self._member, [topic], LEASE_SECONDS):
-                return leases[0]
-            self._clock.wait(threading.Event(), TRY_SECONDS)
-        raise Transient(f"another task has been changing the schema of {topic} for {TRIES * TRY_SECONDS:g} s")
+            lease = self._log.seize(group, topic, self._member)
+            try:
+                return self._add(topic, lease, values, types)
+            except Fenced:
+                # Another has seized it, for milliseconds: what it adds may be all that is missing here.
+                self._clock.wait(threading.Event(), TRY_SECONDS)
+            finally:
+                self._log.leave(group, self._member)
+        raise Transient(f"other tasks have been changing the schema of {topic} for {TRIES * TRY_SECONDS:g} s")
+
+    def _add(self, topic: str, lease: Lease, values: pa.BinaryArray, types: Sequence[str]) -> SchemaVersion:
+        base = self._latest[topic] = self._load_latest(topic)
+        version = self._next(topic, base, values, types)
+        if version is not base:
+            with self._log.transaction(lease) as transaction:
+                transaction.put(SCHEMAS, self._key(topic, version.version), _dump(version))
+            self._latest[topic] = self._versions[topic, version.version] = version
+        return version
 
     def _next(
         self, topic: str, base: SchemaVersion, values: pa.BinaryArray, types: Sequence[str]

@@ -205,7 +205,8 @@ class LogContract(ABC):
             transaction.append("shop", 0, records([b"d"], timestamps=[40]))
         a, b, _, d = (offset for offset, _ in read_all(log, "shop"))
         found = [log.offset_at("shop", 0, timestamp) for timestamp in (0, 10, 11, 30, 31, 40, 41)]
-        assert found == [a, a, b, b, d, d, log.bounds("shop", 0)[1]]
+        assert found[:-1] == [a, a, b, b, d, d]
+        assert d < found[-1] <= log.bounds("shop", 0)[1]
 
     def test_what_waits_is_never_told_too_little(self, log: Log) -> None:
         append(log, "shop", [b"x" * 100] * 10)
@@ -495,9 +496,11 @@ class LogContract(ABC):
 
     def test_compaction_keeps_the_last_of_each_key_under_its_offset(self, log: Log) -> None:
         log.create_topic(TopicSpec("table", compact=True))
+        # A Kafka broker closes a segment by the time between events, its own markers among them, and compacts closed ones.
+        now = time.time_ns() // 1_000_000
         for number in range(100):
             written = records(
-                [str(number).encode()], keys=[f"k{number % 3}".encode()], timestamps=[NOW + 10_000 * number]
+                [str(number).encode()], keys=[f"k{number % 3}".encode()], timestamps=[now + 10_000 * number]
             )
             with log.transaction() as transaction:
                 transaction.append("table", 0, written)

@@ -40,6 +40,8 @@ DELETION_SECONDS = 30.0
 MAX_MESSAGE_BYTES = 64 << 20
 """Of topics that we create: what arrives can be large, and must have a place even if only among the dead letters."""
 
+EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _FOR_EVER = "9223372036854775807"
 _CHANGING = frozenset({KafkaError.TOPIC_ALREADY_EXISTS})
 _T = TypeVar("_T")
@@ -129,12 +131,14 @@ class Cluster:
         deadline = time.monotonic() + DELETION_SECONDS
         while True:
             try:
-                return self._result(self._admin.create_topics([topic])[spec.name], f"creating {spec.name}")
+                self._result(self._admin.create_topics([topic])[spec.name], f"creating {spec.name}")
             except _Exists:
                 # Created by another worker at this moment, or deleted and not gone yet.
                 if self.topics(anew=True).get(spec.name) is not None or time.monotonic() > deadline:
-                    return None
+                    return
                 time.sleep(0.05)
+            else:
+                return
 
     def _change(self, before: TopicSpec, spec: TopicSpec) -> None:
         if spec.partitions > before.partitions:
@@ -232,11 +236,11 @@ class Cluster:
     def ends(self, partitions: Iterable[tuple[str, int]], *, committed: bool) -> dict[tuple[str, int], int]:
         """The end offset of each partition: of what is committed (before the first open transaction), or of all there is."""
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-        return self._offsets(partitions, OffsetSpec.latest(), level)
+        return self._offsets(partitions, LATEST, level)
 
     def starts(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """The oldest offset that each partition keeps."""
-        return self._offsets(partitions, OffsetSpec.earliest(), IsolationLevel.READ_COMMITTED)
+        return self._offsets(partitions, EARLIEST, IsolationLevel.READ_COMMITTED)
 
     def offset_at(self, topic: str, partition: int, timestamp: int) -> int | None:
         """The first offset of an event not before `timestamp` (Unix ms)."""
@@ -263,7 +267,7 @@ class Cluster:
         while True:
             futures = self._admin.list_consumer_group_offsets([asked], require_stable=True)
             answer = self._result(futures[group], f"asking for the offsets of {group}")
-            (found,) = answer.topic_partitions
+            found: TopicPartition = answer.topic_partitions[0]
             if found.error is None:
                 return found
             if found.error.code() != KafkaError.UNSTABLE_OFFSET_COMMIT and not found.error.retriable():
@@ -303,7 +307,10 @@ class _Exists(Exception):
 def _settings(spec: TopicSpec) -> dict[str, str]:
     """A topic's declaration as Kafka's settings; without retention it is kept for ever."""
     seconds, size = spec.retention_seconds, spec.retention_bytes
+    # Only closed segments are compacted: smaller ones make a restart read less.
+    segments = {"segment.bytes": str(64 << 20)} if spec.compact else {}
     return {
+        **segments,
         "cleanup.policy": "compact" if spec.compact and seconds is None and size is None else _policy(spec),
         "retention.ms": "-1" if seconds is None else str(round(seconds * 1000)),
         "retention.bytes": "-1" if size is None else str(size),

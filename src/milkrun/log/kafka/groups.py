@@ -25,7 +25,7 @@ from milkrun.model.clock import Clock
 from milkrun.model.errors import Fenced
 from milkrun.model.spec import TopicSpec
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.02
 JOIN_SECONDS = 15.0
 """How long a new member waits for its first assignment: brokers wait some seconds for more members by default."""
 
@@ -50,7 +50,8 @@ class Membership:
 
     def __init__(self, settings: Settings, clock: Clock, group: str, ttl: float) -> None:
         self.lock = threading.RLock()
-        """Held while offsets are committed by what is assigned: an assignment is given up only between commits."""
+        """Held for every call of the consumer: two at once were seen to wait for each other for ever. Held, too, while offsets
+        are committed by what is assigned: an assignment is given up only between commits."""
         self._clock = clock
         self._ttl = ttl
         self._called_at = clock.monotonic()
@@ -106,7 +107,8 @@ class Membership:
 
     def metadata(self) -> Any:
         """The group's generation as of now, for committing offsets."""
-        return self._consumer.consumer_group_metadata()
+        with self.lock:
+            return self._consumer.consumer_group_metadata()
 
     def close(self) -> None:
         """Leave the group."""
@@ -120,9 +122,9 @@ class Membership:
                 subscribed = self._wanted
                 self._subscribe(subscribed)
             if subscribed:
-                self._consumer.poll(POLL_SECONDS)
-            else:
-                self._closing.wait(POLL_SECONDS)
+                with self.lock:
+                    self._consumer.poll(0)
+            self._closing.wait(POLL_SECONDS)
         with self._changed:
             self._ended = True
             self._assigned.clear()
@@ -130,10 +132,10 @@ class Membership:
         self._consumer.close()
 
     def _subscribe(self, topics: frozenset[str]) -> None:
-        """Only the polling thread does so: from another, the client library was seen to wait for ever."""
-        self._consumer.subscribe(
-            sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
+        with self.lock:
+            self._consumer.subscribe(
+                sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         with self._changed:

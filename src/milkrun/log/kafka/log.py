@@ -20,11 +20,10 @@ from milkrun.model.batch import Batch
 from milkrun.model.clock import Clock
 from milkrun.model.errors import ConfigError, OffsetOutOfRange
 from milkrun.model.ledger import LEDGER_SCHEMA
-from milkrun.model.spec import KafkaLogSpec, TopicSpec, check_topic_name
+from milkrun.model.spec import KAFKA_DEDUPE_SECONDS, KafkaLogSpec, TopicSpec, check_topic_name
 
-SEEN_RETENTION_SECONDS = 7 * 24 * 3600.0
-"""How long ids seen are kept on the cluster: no window may be longer."""
-
+RETAINED = "_retained"
+"""`<topic>`: topics that this project has given a retention in time."""
 
 MESSAGE_OVERHEAD = 1_024
 
@@ -37,25 +36,26 @@ class KafkaLog(Log):
     """
 
     def __init__(self, spec: KafkaLogSpec, clock: Clock, name: str = "") -> None:
+        self._spec = spec
         self.clock = clock
         self.names = Names(spec.project)
         self.cluster = Cluster(spec)
         settings = client_settings(spec)
         self._create_internal()
         self._closed = threading.Event()
-        self.view = View(self.cluster, self.names, settings)
+        self.view = View(self.cluster, self.names, {**settings, "group.id": self.names.group("view")})
         self.view.await_committed(self._internal_places())
         self.observers = Observers(settings)
         self.producers = Producers(settings, self.names, self.view, name)
         self.producers.recover()
         self.groups = Groups(self, settings)
-        self._readers = Readers(settings)
+        self._readers = Readers({**settings, "group.id": self.names.group("reader")})
 
     def _create_internal(self) -> None:
         for spec in (
             TopicSpec(self.names.state, STATE_PARTITIONS, compact=True),
             TopicSpec(self.names.ledger, compact=True),
-            TopicSpec(self.names.seen, retention_seconds=SEEN_RETENTION_SECONDS),
+            TopicSpec(self.names.seen, retention_seconds=KAFKA_DEDUPE_SECONDS),
         ):
             self.cluster.create(spec)
 
@@ -68,7 +68,12 @@ class KafkaLog(Log):
         check_topic_name(spec.name)
         if spec.name.startswith(INTERNAL_PREFIX):
             raise ConfigError(f"{spec.name!r} is a name for Milkrun's own topics", "choose another")
-        return self.cluster.create(spec)
+        info = self.cluster.create(spec)
+        owned = self._spec.manage and spec.retention_seconds is not None
+        if owned and self.get(RETAINED, spec.name) is None:
+            with self.transaction() as transaction:
+                transaction.put(RETAINED, spec.name, b"")
+        return info
 
     def delete_topic(self, name: str) -> None:
         self.cluster.delete(name)
@@ -160,13 +165,15 @@ class KafkaLog(Log):
         self.groups.leave(group, member)
 
     def housekeep(self) -> None:
-        """Drop events beyond their topic's retention in time, which the brokers do only in whole segments, and forget ids."""
+        """Drop events beyond the retention in time of topics that this project has declared, which the brokers do only in whole
+        segments, and forget ids."""
         now = self.clock.now()
         self.view.forget_seen(now)
         dropped: dict[tuple[str, int], int] = {}
-        for info in self.cluster.visible():
-            seconds = info.spec.retention_seconds
-            if seconds is None or info.spec.compact:
+        for name, _ in self.scan(RETAINED):
+            info = self.topic(name)
+            seconds = None if info is None else info.spec.retention_seconds
+            if info is None or seconds is None or info.spec.compact or not self._spec.manage:
                 continue
             for number in range(info.spec.partitions):
                 kept = self.offset_at(info.spec.name, number, now - round(seconds * 1000))

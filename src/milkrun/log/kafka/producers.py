@@ -134,13 +134,21 @@ class Producing:
     def flush(self) -> None:
         """Wait until the cluster has all that was queued. Transient where it hasn't."""
         deadline = time.monotonic() + TRANSACTION_SECONDS + CALL_SECONDS
-        while left := self._producer.flush(1.0):
+        while left := self._flushed():
             if self._failed is not None or time.monotonic() > deadline:
                 break
         if self._failed is not None:
             raise explained(self._failed, "writing to the cluster")
         if left:
             raise Unreachable(f"{left} messages didn't reach the cluster in time; check that brokers run")
+
+    def _flushed(self) -> int:
+        """The messages left after a second."""
+        try:
+            return self._producer.flush(1.0)
+        except SystemError:
+            # What the client library says once a newer producer has fenced this one.
+            raise Fenced(f"another producer writes as {self.owner} now") from None
 
     def commit_offsets(self, offsets: list[TopicPartition], metadata: Any) -> None:
         """Consumer offsets, as part of the transaction. Fenced where the group no longer knows the member."""

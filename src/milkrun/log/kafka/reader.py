@@ -43,7 +43,6 @@ class Reader:
         self._consumer = Consumer(
             {
                 **settings,
-                "group.id": "milkrun-reader",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",

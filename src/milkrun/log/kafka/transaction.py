@@ -127,11 +127,14 @@ class KafkaTransaction(Transaction):
             with self._log.groups.holding(self._lease) as group:
                 self._commit_offsets(producing, group)
             ends = self._log.cluster.ends(producing.places, committed=False)
-            outcome = self._commit(producing)
+            self._log.view.expect(producing.tag)
+            committed = self._commit(producing)
         except BaseException:
+            self._log.view.aborted(producing.tag)
             self.rollback()
             raise
-        if not outcome:
+        if not committed:
+            self._log.view.aborted(producing.tag)
             raise Transient("the cluster has ended the transaction; nothing of it was written")
         self._log.view.await_visible(ends, VISIBLE_SECONDS)
         self._log.view.committed(producing.tag, self._puts, totals, self._seen)

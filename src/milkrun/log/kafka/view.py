@@ -38,6 +38,9 @@ CREATE TABLE ledger(pipeline TEXT, topic TEXT, partition INT, minute INT, stage 
 CREATE TABLE seen(scope TEXT, id BLOB, expires INT, PRIMARY KEY(scope, id)) WITHOUT ROWID;
 """
 
+_SEEN = ("", "")
+"""Stands among a transaction's keys for its ids."""
+
 Place = tuple[str, int]
 
 
@@ -90,6 +93,7 @@ class View:
         self._changed = threading.Condition()
         self._positions: dict[Place, int] = {}
         self._own_seen: set[str] = set()
+        self._passed: dict[str, set[tuple[str, str]]] = {}
         self._version = 0
         self._own: dict[tuple[str, str], tuple[str, bytes | None]] = {}
         self._closed = threading.Event()
@@ -172,6 +176,16 @@ class View:
 
     # -- own commits
 
+    def expect(self, tag: str) -> None:
+        """A transaction of this process is about to be committed: note what of it shows before `committed` is called."""
+        with self._lock:
+            self._passed[tag] = set()
+
+    def aborted(self, tag: str) -> None:
+        """It wasn't committed."""
+        with self._lock:
+            self._passed.pop(tag, None)
+
     def committed(
         self,
         tag: str,
@@ -179,15 +193,18 @@ class View:
         totals: Mapping[LedgerKey, int],
         seen: Iterable[SeenIds],
     ) -> None:
-        """A transaction of this process is committed: show it at once. What follows it in the topics shows in its turn."""
+        """It is committed: show it at once. What follows it in the topics shows in its turn."""
         with self._lock:
+            passed = self._passed.pop(tag, set())
             for place, value in puts.items():
-                self._own[place] = (tag, value)
+                if place not in passed:
+                    self._own[place] = (tag, value)
             for key, count in totals.items():
                 self._apply_total(key, count)
             for ids in seen:
-                self._apply_seen(ids)
-                self._own_seen.add(tag)
+                if _SEEN not in passed:
+                    self._apply_seen(ids)
+                    self._own_seen.add(tag)
         self._notify()
 
     # -- being fresh
@@ -310,15 +327,21 @@ class View:
         elif message.topic() == self._names.ledger:
             self._apply_total(_key_decoder.decode(key or b""), int(value or b"0"))
         elif value is not None:
-            if (tag := tag_of(message)) in self._own_seen:
+            tag = tag_of(message)
+            if tag in self._passed:
+                self._passed[tag].add(_SEEN)
+            if tag in self._own_seen:
                 self._own_seen.discard(tag)
             else:
                 self._apply_seen(_seen_decoder.decode(value))
 
     def _apply_state(self, message: Message, key: bytes, value: bytes | None) -> None:
         store, _, name = key.decode().partition("\0")
+        tag = tag_of(message)
+        if tag in self._passed:
+            self._passed[tag].add((store, name))
         own = self._own.get((store, name))
-        if own is not None and own[0] == tag_of(message):
+        if own is not None and own[0] == tag:
             del self._own[store, name]
         if value is None:
             self._database.execute("DELETE FROM state WHERE store=? AND key=?", (store, name))
@@ -363,7 +386,6 @@ class Follower:
         self._consumer = Consumer(
             {
                 **settings,
-                "group.id": "milkrun-view",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "isolation.level": isolation,
@@ -403,7 +425,5 @@ class Follower:
 
 def tag_of(message: Message) -> str:
     """The transaction that a record names."""
-    for name, value in message.headers() or ():
-        if name == TAG:
-            return value.decode() if isinstance(value, bytes) else str(value)
-    return ""
+    headers: list[tuple[str, bytes]] = list(message.headers() or ())  # type: ignore[arg-type]
+    return next((value.decode() for name, value in headers if name == TAG), "")
