@@ -46,6 +46,9 @@ _FOR_EVER = "9223372036854775807"
 _CHANGING = frozenset({KafkaError.TOPIC_ALREADY_EXISTS})
 _T = TypeVar("_T")
 
+Place = tuple[str, int]
+"""A topic and the number of one of its partitions."""
+
 
 class Cluster:
     """The administrative side of one cluster. Every method may be called from any thread."""
@@ -233,12 +236,12 @@ class Cluster:
 
     # -- offsets
 
-    def ends(self, partitions: Iterable[tuple[str, int]], *, committed: bool) -> dict[tuple[str, int], int]:
+    def ends(self, partitions: Iterable[Place], *, committed: bool) -> dict[Place, int]:
         """The end offset of each partition: of what is committed (before the first open transaction), or of all there is."""
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         return self._offsets(partitions, LATEST, level)
 
-    def starts(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    def starts(self, partitions: Iterable[Place]) -> dict[Place, int]:
         """The oldest offset that each partition keeps."""
         return self._offsets(partitions, EARLIEST, IsolationLevel.READ_COMMITTED)
 
@@ -248,11 +251,28 @@ class Cluster:
         found = self._offsets([(topic, partition)], spec, IsolationLevel.READ_COMMITTED)[topic, partition]
         return None if found < 0 else found
 
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """The oldest offset kept, and the end of what is committed: asked for at once."""
+        place = (topic, partition)
+        start = self._ask([place], EARLIEST, IsolationLevel.READ_COMMITTED)
+        end = self._ask([place], LATEST, IsolationLevel.READ_COMMITTED)
+        return self._answers(start)[place], self._answers(end)[place]
+
     def _offsets(
-        self, partitions: Iterable[tuple[str, int]], spec: OffsetSpec, level: IsolationLevel
-    ) -> dict[tuple[str, int], int]:
+        self, partitions: Iterable[Place], spec: OffsetSpec, level: IsolationLevel
+    ) -> dict[Place, int]:
+        return self._answers(self._ask(partitions, spec, level))
+
+    def _ask(
+        self, partitions: Iterable[Place], spec: OffsetSpec, level: IsolationLevel
+    ) -> Mapping[TopicPartition, Future[Any]]:
         asked = {TopicPartition(topic, partition): spec for topic, partition in partitions}
-        futures = self._admin.list_offsets(asked, isolation_level=level, request_timeout=REQUEST_SECONDS)
+        futures: Mapping[TopicPartition, Future[Any]] = self._admin.list_offsets(
+            asked, isolation_level=level, request_timeout=REQUEST_SECONDS
+        )
+        return futures
+
+    def _answers(self, futures: Mapping[TopicPartition, Future[Any]]) -> dict[Place, int]:
         return {
             (place.topic, place.partition): self._result(
                 future, f"asking for the offsets of {place.topic}[{place.partition}]"
@@ -276,7 +296,7 @@ class Cluster:
                 raise Transient(f"a transaction on the offsets of {group} has been open for too long")
             time.sleep(0.005)
 
-    def delete_before(self, offsets: Mapping[tuple[str, int], int]) -> None:
+    def delete_before(self, offsets: Mapping[Place, int]) -> None:
         """Drop the events before these offsets."""
         if not offsets:
             return

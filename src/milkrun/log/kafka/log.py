@@ -90,8 +90,7 @@ class KafkaLog(Log):
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         self.cluster.check(topic, partition)
-        place = (topic, partition)
-        return self.cluster.starts([place])[place], self.cluster.ends([place], committed=True)[place]
+        return self.cluster.bounds(topic, partition)
 
     def max_event_bytes(self, topic: str) -> int | None:
         # A message's own frame takes some bytes of the limit.

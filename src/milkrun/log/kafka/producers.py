@@ -10,12 +10,13 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from milkrun.log.kafka.cluster import MAX_MESSAGE_BYTES
+from milkrun.log.kafka.columns import Event
 from milkrun.log.kafka.failures import LOST_GROUP, error_of, explained
 from milkrun.log.kafka.naming import Names, Settings
 from milkrun.log.kafka.view import TAG, View, state_key
@@ -37,8 +38,9 @@ _QUEUE_KILOBYTES = 1 << 20
 class Producing:
     """One producer and the transaction that it has open. Used by one thread at a time."""
 
-    def __init__(self, settings: Settings, names: Names, owner: str) -> None:
+    def __init__(self, settings: Settings, names: Names, owner: str, *, marks: bool) -> None:
         self.owner = owner
+        self.marks = marks
         self.used = 0
         self.places: set[tuple[str, int]] = set()
         """The partitions that the open transaction writes to."""
@@ -121,6 +123,18 @@ class Producing:
             else:
                 return
 
+    def send_events(self, topic: str, partition: int, events: Iterable[Event]) -> None:
+        """Queue events in their order."""
+        self.places.add((topic, partition))
+        produce, reported = self._producer.produce, self._reported
+        for timestamp, key, value, headers in events:
+            # To the client library the time 0 means now.
+            stamp = timestamp or 1
+            try:
+                produce(topic, value, key, partition, reported, timestamp=stamp, headers=headers)  # type: ignore[arg-type]
+            except (BufferError, KafkaException):
+                self.send(topic, partition, value, key, headers, stamp)
+
     def put(self, store: str, key: str, value: bytes | None) -> None:
         """Queue a change of state."""
         named = state_key(store, key)
@@ -160,7 +174,8 @@ class Producing:
 
     def mark(self) -> None:
         """Queue the record by which `was_committed` tells later whether this transaction was."""
-        self.put(TRANSACTIONS, self.owner, self.tag.encode())
+        if self.marks:
+            self.put(TRANSACTIONS, self.owner, self.tag.encode())
 
     def commit(self) -> None:
         """Commit; every message must have been flushed. A KafkaException that gets out leaves the outcome unknown."""
@@ -257,7 +272,9 @@ class Producers:
 
     def make(self, owner: str) -> Producing:
         """A new producer of this owner, which ends what the one before had open."""
-        producing = Producing(self._settings, self._names, owner)
+        # Names of one use would leave a record each behind; a seized lease's transaction is tried anew whatever became of it.
+        marks = self._stable and owner.startswith(f"{self._name}.")
+        producing = Producing(self._settings, self._names, owner, marks=marks)
         producing.start()
         # What an earlier one has counted goes on: its totals must show before they are added to.
         self._view.await_committed([(self._names.ledger, 0)], resolved=True)
@@ -278,6 +295,10 @@ class Producers:
                     raise
                 time.sleep(0.2)
                 continue
+            if not producing.marks:
+                raise Transient(
+                    "the connection broke in the middle of a commit; look whether it was done, and try again if not"
+                )
             stored = self._view.get(TRANSACTIONS, producing.owner)
             return stored == producing.tag.encode(), following
 

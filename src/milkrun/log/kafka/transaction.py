@@ -150,11 +150,8 @@ class KafkaTransaction(Transaction):
         return self._producing
 
     def _write(self, producing: Producing) -> dict[LedgerKey, int]:
-        send = producing.send
         for topic, partition, records in self._appends:
-            for timestamp, key, value, headers in to_events(records):
-                # To the client library 0 means now.
-                send(topic, partition, value, key, headers, max(1, timestamp))
+            producing.send_events(topic, partition, to_events(records))
         for (store, name), state in self._puts.items():
             producing.put(store, name, state)
         totals = self._totals(producing)

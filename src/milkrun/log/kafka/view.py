@@ -16,7 +16,7 @@ import apsw
 import msgspec
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from milkrun.log.kafka.cluster import Cluster
+from milkrun.log.kafka.cluster import Cluster, Place
 from milkrun.log.kafka.failures import explained
 from milkrun.log.kafka.naming import STATE_PARTITIONS, Names, Settings
 from milkrun.model.errors import MilkrunError, Transient
@@ -40,8 +40,6 @@ CREATE TABLE seen(scope TEXT, id BLOB, expires INT, PRIMARY KEY(scope, id)) WITH
 
 _SEEN = ("", "")
 """Stands among a transaction's keys for its ids."""
-
-Place = tuple[str, int]
 
 
 class LedgerKey(msgspec.Struct, frozen=True, array_like=True):
