@@ -22,8 +22,8 @@ setup-dev:
 setup-kafka:
 	@tools/setup.sh kafka
 
-demo: setup-base ## see events go from HTTP and RabbitMQ to DuckDB and Parquet, exactly once
-	$(BIN)/milkrun demo $(ARGS)
+demo: $(if $(KAFKA),setup-kafka,setup-base) ## see events go from HTTP and RabbitMQ to DuckDB and Parquet, exactly once (KAFKA=1: over Kafka)
+	$(if $(KAFKA),$(BIN)/python -m milkrun.testing.kafka_serve --) $(BIN)/milkrun demo $(ARGS)
 
 test: setup ## run the tests (WORKERS=2 at a time)
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)

@@ -24,8 +24,8 @@ class Run:
 class Bench:
     """One bench. `candidate` is ours; `reference` with `reference_name` the ceiling; `inputs` prepares what both read.
 
-    `events` are those of an ordinary run, `quick` of a quick one, `long` of a long one if that differs. `server` names what
-    must be running, `connectors` those of Milkrun that it takes.
+    `events` are those of an ordinary run, `quick` of a quick one, `long` of a long one if that differs. `servers` names
+    what must be running, `connectors` those of Milkrun that it takes.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Bench:
     inputs: Run | None = None
     rounds: int = 3
     long: int | None = None
-    server: str | None = None
+    servers: tuple[str, ...] = ()
     connectors: tuple[str, ...] = ()
 
 
@@ -63,8 +63,21 @@ def _rabbitmq(kind: str) -> Bench:
         4_000,
         Run("bench.cases.rabbitmq:bare_pika", options),
         "bare pika consumer",
-        server="rabbitmq",
+        servers=("rabbitmq",),
         connectors=("rabbitmq",),
+    )
+
+
+def _workers(count: int) -> Bench:
+    return Bench(
+        f"kafka-workers-{count}",
+        Run("bench.cases.workers:deliver", {"workers": count}),
+        600_000,
+        16_000,
+        inputs=Run("bench.cases.kafka:prepare", {"partitions": 8}),
+        rounds=2,
+        servers=("kafka",),
+        connectors=("parquet",),
     )
 
 
@@ -133,6 +146,78 @@ BENCHES = (
     ),
     _latency(1_000),
     _latency(5_000),
+    Bench(
+        "kafka-append",
+        Run("bench.cases.kafka:append"),
+        300_000,
+        20_000,
+        Run("bench.cases.kafka:bare_append"),
+        "bare producer",
+        servers=("kafka",),
+    ),
+    Bench(
+        "kafka-read",
+        Run("bench.cases.kafka:read"),
+        300_000,
+        20_000,
+        Run("bench.cases.kafka:bare_read"),
+        "bare consumer",
+        inputs=Run("bench.cases.kafka:prepare"),
+        servers=("kafka",),
+    ),
+    Bench(
+        "kafka-copy",
+        Run("bench.cases.kafka:copy"),
+        300_000,
+        20_000,
+        Run("bench.cases.kafka:bare_copy"),
+        "bare consumer and producer",
+        inputs=Run("bench.cases.kafka:prepare"),
+        servers=("kafka",),
+    ),
+    Bench(
+        "rabbitmq-kafka",
+        Run("bench.cases.rabbitmq:source_to_log", {"kind": "classic"}),
+        30_000,
+        4_000,
+        Run("bench.cases.kafka_paths:rabbitmq_to_topic", {"kind": "classic"}),
+        "bare pika and producer",
+        servers=("kafka", "rabbitmq"),
+        connectors=("rabbitmq",),
+    ),
+    Bench(
+        "http-kafka",
+        Run("bench.cases.http:collector", {"batch": 100, "connections": 16}),
+        100_000,
+        10_000,
+        Run("bench.cases.http:bare_uvicorn", {"batch": 100, "connections": 16}),
+        "bare uvicorn",
+        servers=("kafka",),
+        connectors=("http",),
+    ),
+    Bench(
+        "kafka-parquet",
+        Run("bench.cases.sinks:to_parquet"),
+        50_000,
+        4_000,
+        Run("bench.cases.kafka_paths:topic_to_parquet"),
+        "bare consumer and DuckDB COPY",
+        inputs=Run("bench.cases.kafka:prepare"),
+        servers=("kafka",),
+        connectors=("parquet",),
+    ),
+    Bench(
+        "kafka-latency-1000",
+        Run("bench.cases.latency:publish_to_queryable", {"rate": 1_000, "warm_seconds": 3.0}),
+        20_000,
+        1_500,
+        rounds=1,
+        servers=("kafka",),
+        connectors=("http", "duckdb"),
+    ),
+    _workers(1),
+    _workers(2),
+    _workers(4),
     Bench(
         "memory",
         Run("bench.cases.memory:flow"),

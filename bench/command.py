@@ -46,7 +46,7 @@ def _console() -> Console:
 
 def _run_all(chosen: Sequence[Bench], folder: Path, size: Size, notes: Console) -> tuple[list[Entry], int]:
     entries, failed = [], 0
-    wanted = {bench.server for bench in chosen if bench.server}
+    wanted = {server for bench in chosen for server in bench.servers}
     with running_servers(wanted, folder, notes.print) as servers:
         runner = Runner(folder, size, servers)
         for bench in chosen:

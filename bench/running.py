@@ -77,7 +77,9 @@ class Runner:
         return ours, theirs
 
     def _child(self, bench: Bench, run: Run, folder: Path, inputs: Path, number: int) -> Measured | None:
-        options = {**run.options, **self.servers.get(bench.server or "", {})}
+        options = dict(run.options)
+        for server in bench.servers:
+            options.update(self.servers[server])
         work = Work(folder=folder, inputs=inputs, events=self._events(bench), round=number, options=options)
         work_file, result_file = self.folder / "work.json", self.folder / "result.json"
         work_file.write_bytes(work.to_json())
@@ -104,8 +106,9 @@ def _check_needs(bench: Bench, servers: Mapping[str, Mapping[str, Any]]) -> None
     for connector in bench.connectors:
         if find_spec(f"milkrun.connectors.{connector}") is None:
             raise Skipped(f"this Milkrun has no connector {connector}")
-    if bench.server is not None and bench.server not in servers:
-        raise Skipped(f"no {bench.server} server here")
+    for server in bench.servers:
+        if server not in servers:
+            raise Skipped(f"no {server} server here")
 
 
 def summary(bench: Bench, ours: Sequence[Measured], theirs: Sequence[Measured]) -> Entry:

@@ -7,6 +7,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from milkrun.model.errors import MilkrunError
+from milkrun.testing import kafka_cluster
+
 Options = Mapping[str, Any]
 
 
@@ -46,4 +49,17 @@ def _rabbitmq(folder: Path) -> Iterator[Options]:
         yield {"url": broker.url()}
 
 
-_STARTERS: Mapping[str, Callable[[Path], Any]] = {"rabbitmq": _rabbitmq}
+@contextmanager
+def _kafka(folder: Path) -> Iterator[Options]:
+    reason = kafka_cluster.missing()
+    if reason is not None:
+        raise NotHere(reason)
+    with ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(kafka_cluster.KafkaCluster(1, folder))
+        except MilkrunError as error:
+            raise NotHere(str(error)) from error
+        yield {"bootstrap": cluster.bootstrap}
+
+
+_STARTERS: Mapping[str, Callable[[Path], Any]] = {"kafka": _kafka, "rabbitmq": _rabbitmq}

@@ -24,6 +24,7 @@ from milkrun.control.dead import DeadGroup
 from milkrun.control.inferring import InferredSchema
 from milkrun.control.keys import WriteKey
 from milkrun.control.ledgers import LedgerReport
+from milkrun.control.moving import MoveResult
 from milkrun.control.plan import ProjectPlan
 from milkrun.control.running import Outcome
 from milkrun.control.status import ProjectStatus
@@ -49,6 +50,7 @@ RESULTS: dict[str, tuple[str, list[type[Any]]]] = {
         [ProjectStatus, Outcome],
     ),
     "status": ("one record; with `--watch` a line every two seconds", [ProjectStatus]),
+    "worker": ("none", []),
     "topics": ("a list of records", [TopicStatus]),
     "topics list": ("a list of records", [TopicStatus]),
     "topics show": (
@@ -64,6 +66,7 @@ RESULTS: dict[str, tuple[str, list[type[Any]]]] = {
     "dead show": ('one record; bytes that are no UTF-8 are `{"base64": ...}`', [DeadLetter]),
     "ledger": ("one record; `even` is null where it can't be told", [LedgerReport]),
     "verify": ("one record", [Verification]),
+    "move": ('one record; with `--cancel` `{"cancelled": true}`', [MoveResult]),
 }
 READ_JSON = (
     "a line an event: `partition, offset, timestamp, key, value, headers`; with `--decode` the topic's fields, and "
@@ -196,7 +199,7 @@ def commands() -> str:
 
 def _walk(prefix: str, parent: Any) -> Iterator[tuple[str, Any]]:
     for name in parent:
-        if name.startswith("-") or name in ("worker", "demo"):
+        if name.startswith("-") or name == "demo":
             continue
         command = parent[name]
         path = f"{prefix} {name}".strip()
@@ -209,7 +212,9 @@ def _command(name: str, command: Any) -> str:
     text, helps = _docstring(command.default_command.__doc__ or "")
     lines = [f"## milkrun {name}", "", text, ""]
     arguments = [
-        each for each in command.assemble_argument_collection() if each.names[0] not in (*COMMON, "*")
+        each
+        for each in command.assemble_argument_collection()
+        if each.names[0] not in (*COMMON, "*") and each.parameter.show is not False
     ]
     if arguments:
         lines += ["| option | value | meaning |", "|---|---|---|"]
@@ -293,7 +298,8 @@ loopback, or put it behind something that asks for one.
 | `/readyz` | 200 while every task is {", ".join(WORKING[:-1])} or {WORKING[-1]}; else 503 with the tasks that are not, their states and errors |
 
 Metrics are made at each scrape from the log: they are the same whichever worker is asked, and counters go on where they were after a
-restart. `milkrun ledger` shows the same sums by minute.
+restart. `milkrun ledger` shows the same sums by minute. An event is read only to tell how old it is, where one waits. On Kafka,
+differences of offsets stand for numbers of events: some offsets hold none, so lag and the topic's events may be a little too high.
 
 """
 
@@ -322,7 +328,7 @@ groups:
         expr: milkrun_sink_lag_seconds > 600
         for: 5m
         annotations:
-          summary: "{{ $labels.pipeline }}/{{ $labels.sink }} is {{ $value }} s behind on {{ $labels.topic }}"
+          summary: "{{ $labels.pipeline }}/{{ $labels.sink }} is {{ $value }} s behind on {{ $labels.topic }}[{{ $labels.partition }}]"
       - alert: MilkrunDeadLetters
         expr: sum by (pipeline) (increase(milkrun_events_refused_total[15m])) > 0 or sum by (pipeline) (increase(milkrun_events_dead_total[15m])) > 0
         annotations:

@@ -12,7 +12,7 @@ import uvicorn
 from bench.load import await_port, free_port, run
 from bench.load.http_client import Order, Told
 from bench.measuring import Measured, Stopwatch, Work
-from bench.pipelines import TOPIC, project, running, source
+from bench.pipelines import appended, log_of, project, running, source
 
 Message = MutableMapping[str, Any]
 
@@ -26,13 +26,15 @@ def collector(work: Work) -> Measured:
     """Ours: a worker with an HTTP source."""
     port = free_port()
     whole = project(
-        work.folder, work.folder / "log.db", sources=(source("http", {"listen": f"127.0.0.1:{port}"}),)
+        work.folder,
+        log_of(work, work.folder),
+        sources=(source("http", {"listen": f"127.0.0.1:{port}"}),),
     )
     with running(whole) as (_, log):
         await_port(port)
         with Stopwatch() as watch:
             told = run("http_client", order(work, port), Told)
-        there = log.partition(TOPIC, 0).end
+        there = appended(log)
     if there != work.events:
         raise RuntimeError(f"{there} events are in the log, {work.events} were acknowledged")
     return watch.measured(work.events, seconds=told.seconds, extra=_client(told, work))

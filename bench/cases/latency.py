@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bench.load import await_port, duckdb_prober, free_port, http_pacer, run
 from bench.measuring import Measured, Stopwatch, Work
-from bench.pipelines import TOPIC, project, running, sink, source
+from bench.pipelines import TOPIC, log_of, project, running, sink, source
 from milkrun.model.spec import CutSpec
 
 CUT = CutSpec(rows=100_000, bytes=64 << 20, seconds=0.1)
@@ -26,7 +26,7 @@ def publish_to_queryable(work: Work) -> Measured:
     port, rate = free_port(), int(work.options["rate"])
     whole = project(
         work.folder,
-        work.folder / "log.db",
+        log_of(work, work.folder),
         sources=(source("http", {"listen": f"127.0.0.1:{port}"}),),
         sinks=(sink("warehouse", "duckdb", {"path": "warehouse.duckdb"}, CUT),),
     )
@@ -45,7 +45,9 @@ def publish_to_queryable(work: Work) -> Measured:
         late = posted.result().latest
     if not seen or seen[-1][1] != work.events:
         raise RuntimeError(f"{seen[-1][1] if seen else 0} of {work.events} events became queryable")
-    ms = latencies(seen, start, rate)[int(rate * WARM_SECONDS) :] * 1000
+    # A quick run has no more than this to leave out.
+    warm = min(float(work.options.get("warm_seconds", WARM_SECONDS)), span / 3)
+    ms = latencies(seen, start, rate)[int(rate * warm) :] * 1000
     extra = {
         "p50_ms": round(float(np.percentile(ms, 50)), 1),
         "p99_ms": round(float(np.percentile(ms, 99)), 1),

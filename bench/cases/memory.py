@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from bench.cases.log import batches
 from bench.cases.sinks import check_lake
 from bench.measuring import Measured, Stopwatch, Work, rss_mb
-from bench.pipelines import PIPELINE, TOPIC, await_delivered, check_running, project, running, sink, source
+from bench.pipelines import (
+    TOPIC,
+    await_delivered,
+    check_running,
+    delivered,
+    log_of,
+    project,
+    running,
+    sink,
+    source,
+)
 from milkrun.log.protocol import Log
 from milkrun.model.batch import no_headers
 from milkrun.model.clock import SystemClock
@@ -15,7 +25,6 @@ from milkrun.model.spec import CutSpec
 from milkrun.plugin.source import Received
 from milkrun.runtime.ingest import Ingest
 from milkrun.runtime.registry import sink_class, source_class
-from milkrun.runtime.stores import party_key
 from milkrun.runtime.worker import Worker
 
 AHEAD = 200_000
@@ -28,7 +37,9 @@ def flow(work: Work) -> Measured:
     """`rss_mb` in the extra keys: MB resident once 25, 50, 75 and 100 % of the events are delivered."""
     entrance = source("files", {"paths": ["none"]})
     whole = project(
-        work.folder, work.folder / "log.db", sinks=(sink("lake", "parquet", {"url": "lake"}, _cut(work)),)
+        work.folder,
+        log_of(work, work.folder),
+        sinks=(sink("lake", "parquet", {"url": "lake"}, _cut(work)),),
     )
     with running(whole) as (worker, log), Stopwatch() as watch:
         pipeline = whole.pipelines[0]
@@ -70,10 +81,10 @@ class _Samples:
 
     def look(self) -> int:
         """Take the samples that are due; the events delivered."""
-        delivered = self._log.committed(party_key(PIPELINE, "lake"), TOPIC, 0) or 0
-        while not self.complete and delivered >= self.next_quarter:
+        done = delivered(self._log, "lake")
+        while not self.complete and done >= self.next_quarter:
             self.taken.append(round(rss_mb(), 1))
-        return delivered
+        return done
 
     def hold_back(self) -> None:
         """Wait while the log is more than `AHEAD` events ahead of the sink."""

@@ -9,7 +9,7 @@ from bench.cases.sinks import check_lake, check_warehouse
 from bench.load import await_port, free_port, run
 from bench.load.http_client import Told
 from bench.measuring import Measured, Stopwatch, Work
-from bench.pipelines import await_delivered, project, running, sink, source
+from bench.pipelines import await_delivered, log_of, project, running, sink, source
 
 
 def http_to_both(work: Work) -> Measured:
@@ -17,7 +17,7 @@ def http_to_both(work: Work) -> Measured:
     port = free_port()
     whole = project(
         work.folder,
-        work.folder / "log.db",
+        log_of(work, work.folder),
         sources=(source("http", {"listen": f"127.0.0.1:{port}"}),),
         sinks=(
             sink("warehouse", "duckdb", {"path": "warehouse.duckdb"}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pika
@@ -12,7 +12,7 @@ from pika.spec import Basic, BasicProperties
 from bench.load import run
 from bench.load.rabbitmq_publisher import Order, Told
 from bench.measuring import Measured, Stopwatch, Work
-from bench.pipelines import TOPIC, await_appended, project, running, source
+from bench.pipelines import appended, await_appended, log_of, project, running, source
 
 PREFETCH = 1_000
 """The RabbitMQ source's default."""
@@ -23,12 +23,12 @@ WARM_PART = 5
 
 def source_to_log(work: Work) -> Measured:
     """Ours: a worker with a RabbitMQ source, until the last message is durable."""
-    with _full_queue(work) as queue:
+    with full_queue(work) as queue:
         config = {"url": work.options["url"], "queues": [queue], "prefetch": PREFETCH}
-        whole = project(work.folder, work.folder / "log.db", sources=(source("rabbitmq", config),))
+        whole = project(work.folder, log_of(work, work.folder), sources=(source("rabbitmq", config),))
         with running(whole) as (worker, log):
             await_appended(worker, log, work.events // WARM_PART)
-            begun = log.partition(TOPIC, 0).end
+            begun = appended(log)
             with Stopwatch() as watch:
                 await_appended(worker, log, work.events)
     return watch.measured(work.events - begun)
@@ -36,8 +36,8 @@ def source_to_log(work: Work) -> Measured:
 
 def bare_pika(work: Work) -> Measured:
     """The reference: pika's callback counts, and acknowledges half a prefetch at a time."""
-    with _full_queue(work) as queue:
-        consumer = _Consumer(work.options["url"], queue)
+    with full_queue(work) as queue:
+        consumer = Consumer(work.options["url"], queue)
         consumer.run(work.events // WARM_PART)
         with Stopwatch() as watch:
             consumer.run(work.events - work.events // WARM_PART)
@@ -46,7 +46,7 @@ def bare_pika(work: Work) -> Measured:
 
 
 @contextmanager
-def _full_queue(work: Work) -> Iterator[str]:
+def full_queue(work: Work) -> Iterator[str]:
     """A new queue with the bench's messages in it; deleted at the end."""
     queue = f"bench-{work.options['kind']}"
     order = Order(work.options["url"], queue, work.options["kind"], work.events)
@@ -61,11 +61,12 @@ def _full_queue(work: Work) -> Iterator[str]:
         connection.close()
 
 
-class _Consumer:
-    """Consumes and acknowledges, so many messages at a time."""
+class Consumer:
+    """Consumes and acknowledges, so many messages at a time; `use` gets each body."""
 
-    def __init__(self, url: str, queue: str) -> None:
+    def __init__(self, url: str, queue: str, use: Callable[[bytes], None] | None = None) -> None:
         self._queue = queue
+        self._use = use
         self._left = 0
         self._connection = pika.SelectConnection(
             pika.URLParameters(url),
@@ -90,6 +91,8 @@ class _Consumer:
     def _take(
         self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes
     ) -> None:
+        if self._use is not None:
+            self._use(body)
         self._left -= 1
         if self._left % (PREFETCH // 2) == 0:
             assert method.delivery_tag is not None

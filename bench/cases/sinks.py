@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 
 from bench.cases.log import batches, fill, new_log
 from bench.measuring import Measured, Stopwatch, Work
-from bench.pipelines import TOPIC, await_delivered, project, running, sink
+from bench.pipelines import TOPIC, await_delivered, log_of, project, running, sink
 from milkrun.connectors.duckdb import connect
 from milkrun.model.spec import SinkSpec
 
-_COPY = "TO '{}' (FORMAT parquet, COMPRESSION zstd)"
+COPY = "TO '{}' (FORMAT parquet, COMPRESSION zstd)"
 
 
 def prepare(work: Work) -> None:
@@ -43,7 +43,7 @@ def to_duckdb(work: Work) -> Measured:
 def _deliver(work: Work, spec: SinkSpec) -> Measured:
     # A pipeline of the round's own begins at offset 0 and learns the schema anew.
     name = f"bench{work.round}-{spec.name}"
-    whole = project(work.folder, work.inputs / "log.db", sinks=(spec,), pipeline=name)
+    whole = project(work.folder, log_of(work, work.inputs), sinks=(spec,), pipeline=name)
     with running(whole, start=False) as (worker, log), Stopwatch() as watch:
         worker.start()
         await_delivered(worker, log, work.events, spec.name, pipeline=name)
@@ -70,24 +70,27 @@ def _expect(found: int, count: int, where: Path) -> None:
 def duckdb_copy(work: Work) -> Measured:
     """The reference of `to_parquet`."""
     with Stopwatch() as watch, duckdb.connect() as connection:
-        connection.execute(f"COPY ({_select(work)}) {_COPY.format(work.folder / 'events.parquet')}")
+        connection.execute(
+            f"COPY ({select_lines(work.inputs / 'events.ndjson')}) {COPY.format(work.folder / 'events.parquet')}"
+        )
     return watch.measured(work.events)
 
 
 def duckdb_table(work: Work) -> Measured:
     """The reference of `to_duckdb`."""
     with Stopwatch() as watch, duckdb.connect(work.folder / "events.duckdb") as connection:
-        connection.execute(f"CREATE TABLE {TOPIC} AS {_select(work)}")
+        connection.execute(f"CREATE TABLE {TOPIC} AS {select_lines(work.inputs / 'events.ndjson')}")
     return watch.measured(work.events)
 
 
 def duckdb_both(work: Work) -> Measured:
     """The reference of the whole path: the table, and the Parquet file out of it."""
     with Stopwatch() as watch, duckdb.connect(work.folder / "events.duckdb") as connection:
-        connection.execute(f"CREATE TABLE {TOPIC} AS {_select(work)}")
-        connection.execute(f"COPY {TOPIC} {_COPY.format(work.folder / 'events.parquet')}")
+        connection.execute(f"CREATE TABLE {TOPIC} AS {select_lines(work.inputs / 'events.ndjson')}")
+        connection.execute(f"COPY {TOPIC} {COPY.format(work.folder / 'events.parquet')}")
     return watch.measured(work.events)
 
 
-def _select(work: Work) -> str:
-    return f"SELECT * FROM read_json('{work.inputs / 'events.ndjson'}', format = 'newline_delimited')"
+def select_lines(file: Path) -> str:
+    """SQL that reads a file of JSON lines."""
+    return f"SELECT * FROM read_json('{file}', format = 'newline_delimited')"

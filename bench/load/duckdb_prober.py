@@ -48,10 +48,10 @@ def _count(order: Order) -> int:
     """Events in the table; 0 while there is none."""
     try:
         with connect(Path(order.path)) as connection:
-            row = connection.execute(f"SELECT max(_offset) + 1 FROM {order.table}").fetchone()
+            row = connection.execute(f"SELECT count(*) FROM {order.table}").fetchone()
     except (NotFound, duckdb.CatalogException):
         return 0
-    return int(row[0] or 0) if row else 0
+    return int(row[0]) if row else 0
 
 
 if __name__ == "__main__":

@@ -64,9 +64,27 @@ def test_missing_server_skips_its_benches_alone(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("tests.servers.rabbitmq.Broker", missing)
     said: list[str] = []
-    bench = next(bench for bench in BENCHES if bench.server == "rabbitmq")
+    bench = next(bench for bench in BENCHES if bench.servers == ("rabbitmq",))
 
     with running_servers({"rabbitmq"}, tmp_path, said.append) as servers:
         assert said == ["no rabbitmq server: rabbitmq-server is not installed"]
         with pytest.raises(Skipped, match="no rabbitmq server here"):
             Runner(tmp_path, "quick", servers).run(bench)
+
+
+def test_missing_jars_skip_the_benches_on_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milkrun.testing.kafka_cluster.missing", lambda: "java is not installed")
+    said: list[str] = []
+    bench = next(bench for bench in BENCHES if bench.name == "kafka-append")
+
+    with running_servers({"kafka"}, tmp_path, said.append) as servers:
+        assert said == ["no kafka server: java is not installed"]
+        with pytest.raises(Skipped, match="no kafka server here"):
+            Runner(tmp_path, "quick", servers).run(bench)
+
+
+def test_bench_of_two_servers_needs_both(tmp_path: Path) -> None:
+    bench = next(bench for bench in BENCHES if bench.name == "rabbitmq-kafka")
+
+    with pytest.raises(Skipped, match="no rabbitmq server here"):
+        Runner(tmp_path, "quick", {"kafka": {"bootstrap": "127.0.0.1:1"}}).run(bench)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from milkrun.model.spec import (
     CutSpec,
     EmbeddedLogSpec,
+    LogSpec,
     PipelineSpec,
     ProjectSpec,
     RouteSpec,
@@ -48,8 +49,8 @@ class Places:
         return self.folder / "journal.jsonl"
 
 
-def project(places: Places, entrance: Entrance, port: int) -> ProjectSpec:
-    """The project of one run."""
+def project(places: Places, entrance: Entrance, port: int, log: LogSpec | None = None) -> ProjectSpec:
+    """The project of one run; on an embedded log in the run's folder unless another is given."""
     config: dict[str, Any] = (
         {"paths": ["input.ndjson"], "follow": True, "interval": "20ms"}
         if entrance == "files"
@@ -68,4 +69,4 @@ def project(places: Places, entrance: Entrance, port: int) -> ProjectSpec:
         topic_defaults=TopicSpec("_", partitions=PARTITIONS),
         version="chaos",
     )
-    return ProjectSpec("chaos", places.folder, EmbeddedLogSpec(places.log), (pipeline,))
+    return ProjectSpec("chaos", places.folder, log or EmbeddedLogSpec(places.log), (pipeline,))

@@ -29,7 +29,7 @@ import structlog
 
 from milkrun.log.opening import open_log
 from milkrun.model.clock import SystemClock
-from milkrun.model.spec import ProjectSpec
+from milkrun.model.spec import LogSpec, ProjectSpec
 from milkrun.runtime.worker import Worker
 from tests.chaos import checker
 from tests.chaos.bugs import BUGS
@@ -78,17 +78,25 @@ class Result:
         return all(verdict.good for verdict in self.verdicts.values())
 
 
-def worker_process(spec: ProjectSpec, kill_at: str | None, bug: str | None) -> None:
-    """The body of a worker's process: runs until the file `finish` is there and everything is delivered, or until it dies."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    log = open_log(spec.log, SystemClock())
+def worker_process(
+    spec: ProjectSpec, kill_at: str | None, bug: str | None, name: str = "", level: int = logging.ERROR
+) -> None:
+    """The body of a worker's process: runs until the file `finish` is there and everything is delivered, or until it dies.
+
+    Without a `name` it has one that no process had before. SIGTERM stops it in good order. `level` is what it logs.
+    """
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    name = name or f"w{os.getpid()}"
+    log = open_log(spec.log, SystemClock(), name=name)
     if bug:
         BUGS[bug]()
-    worker = Worker(spec, log, SystemClock(), f"w{os.getpid()}")
+    worker = Worker(spec, log, SystemClock(), name)
     if kill_at:
         os.environ["MILKRUN_KILL_AT"] = kill_at
     worker.start()
-    while not ((spec.folder / FINISH).exists() and worker.idle):
+    while not (stopping.is_set() or ((spec.folder / FINISH).exists() and worker.idle)):
         time.sleep(0.005)
         if worker.failure:
             break
@@ -98,9 +106,11 @@ def worker_process(spec: ProjectSpec, kill_at: str | None, bug: str | None) -> N
     os._exit(0)
 
 
-def start_worker(spec: ProjectSpec, *, kill_at: str | None = None, bug: str | None = None) -> BaseProcess:
+def start_worker(
+    spec: ProjectSpec, *, kill_at: str | None = None, bug: str | None = None, name: str = ""
+) -> BaseProcess:
     """A worker of the project in a process of its own, forked from one that has everything loaded."""
-    process = _process.Process(target=worker_process, args=(spec, kill_at, bug))
+    process = _process.Process(target=worker_process, args=(spec, kill_at, bug, name))
     process.start()
     return process
 
@@ -210,16 +220,20 @@ def run(
     bug: str | None = None,
     at: str | None = None,
     patience: float = LIMIT_SECONDS,
+    log: LogSpec | None = None,
+    name: str = "",
+    lives: tuple[float, ...] = (0.25, 0.5, 0.8),
 ) -> Result:
-    """Run one seed in an empty folder. `at` forces every death to that step; `patience` is how long, in
-    seconds, the last worker may take to finish."""
+    """Run one seed in an empty folder. `at` forces every death to that step; `patience` is how long, in seconds, the last worker
+    may take to finish. `log` is another than an embedded one in the folder, `name` the one that every worker has, and `lives`
+    are the seconds, one drawn each time, after which a worker that hasn't come to its step is killed anywhere."""
     rng = random.Random(seed)
     places = Places(folder)
     entrances: tuple[Entrance, ...] = ("files", "http")
     drawn = rng.choice(entrances)
     chosen = entrance or drawn
     port = free_port()
-    spec = project(places, chosen, port)
+    spec = project(places, chosen, port, log)
     places.input.touch()
     places.journal.touch()
     driver = Driver(random.Random(rng.random()), places, chosen, port)
@@ -227,13 +241,13 @@ def run(
     deaths: list[str] = []
     for _ in range(rng.randint(1, 4)):
         step = f"{at or rng.choice(STEPS)}:{rng.choice((1, 1, 2, 3) if at else (1, 1, 2, 3, 5, 8, 13))}"
-        process = start_worker(spec, kill_at=step, bug=bug)
-        process.join(1.5 if at else rng.choice((0.25, 0.5, 0.8)))
+        process = start_worker(spec, kill_at=step, bug=bug, name=name)
+        process.join(2 * max(lives) if at else rng.choice(lives))
         if process.exitcode is None:
             step = "anywhere"
         kill(process)
         deaths.append(step)
-    last = start_worker(spec, bug=bug)
+    last = start_worker(spec, bug=bug, name=name)
     driver.join(LIMIT_SECONDS)
     (folder / FINISH).touch()
     last.join(patience)

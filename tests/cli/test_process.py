@@ -32,7 +32,7 @@ def test_usage_and_version() -> None:
 
 def test_a_worker_ends_with_its_standard_input(tmp_path: Path) -> None:
     (tmp_path / "milkrun.yaml").write_text("name: empty\n")
-    command = [sys.executable, "-m", "milkrun", "worker", "--project", str(tmp_path)]
+    command = [sys.executable, "-m", "milkrun", "worker", "--supervised", "--project", str(tmp_path)]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _, errors = worker.communicate(timeout=60)
     assert (worker.returncode, errors) == (0, "")

@@ -18,7 +18,7 @@ from milkrun.log.embedded import EmbeddedLog
 from milkrun.model.clock import Clock, SystemClock
 from milkrun.model.errors import Unreachable
 from milkrun.model.spec import KafkaLogSpec
-from tests.control.flow import Flow, event, make_flow
+from tests.control.flow import PIPELINE, Flow, event, make_flow
 
 WORKER = f"{socket.gethostname()}-w1"
 
@@ -62,7 +62,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 @pytest.fixture
 def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> Iterator[Flow]:
     """A project on that cluster."""
-    flow = make_flow(tmp_path / "shop", monkeypatch)
+    flow = make_flow(tmp_path / "shop", monkeypatch, pipeline=PIPELINE.replace("u:geheim@", ""))
     (flow.folder / "milkrun.yaml").write_text("name: shop\nlog: {kafka: {bootstrap: 'kafka-1:9092'}}\n")
     yield flow
     assert not (flow.folder / ".milkrun" / "log.db").exists()

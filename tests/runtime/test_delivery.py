@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from milkrun.model.batch import HEADERS, RECORD_SCHEMA
-from milkrun.model.errors import GapError, NotFound, Reopen, Transient
+from milkrun.model.errors import Fenced, GapError, NotFound, Reopen, Transient
 from milkrun.model.spec import CutSpec, SchemaSpec, TopicSpec
 from milkrun.runtime.delivery import Delivery
 from milkrun.runtime.stores import CUTS
@@ -334,3 +334,25 @@ def test_a_schema_grown_in_between_leaves_the_cut_alone(shop: Shop) -> None:
     other._schemas.grow("orders", pa.array([body(b="x")]), [])
     assert deliver_all(shop.delivery()) == 1
     assert shop.target.rows("orders") == [{"a": 1}]
+
+
+def test_what_a_new_holder_changes_meanwhile_is_no_gap(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the reads of a recovery the lease goes to another worker, who delivers the cut: fenced, and nothing for a person."""
+    shop.append([body(n=1)])
+    shop.target.calls.failures["write", 1] = Transient("down")
+    delivery = shop.delivery()
+    delivery.recover()
+    with pytest.raises(Transient):
+        delivery.advance()
+    stale = shop.log.get(CUTS, "shop/out/orders/0")
+    slow = shop.delivery()
+    slow.lease = shop.log.join("shop/out", "w1", ["orders[0]"], 10.0)[0]
+    shop.clock.advance(11)
+    quick = shop.delivery()
+    quick.lease = shop.log.join("shop/out", "w2", ["orders[0]"], 10.0)[0]
+    assert quick.recover() == 1
+    monkeypatch.setattr(shop.log, "get", lambda store, key: stale)
+    with pytest.raises(Fenced):
+        slow.recover()
+    with pytest.raises(GapError):
+        quick.recover()

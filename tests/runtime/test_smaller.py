@@ -67,6 +67,7 @@ def test_progress_is_what_happened_last() -> None:
         "error": None,
         "last_progress": None,
         "events": 0,
+        "holds": (),
     }
     clock.advance(1)
     progress.moved(5)

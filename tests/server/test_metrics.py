@@ -77,8 +77,8 @@ def test_what_the_project_did(project: Project) -> None:
     for stage, orders, clicks in (("delivered", 3, 0), ("filtered", 0, 2), ("dead", 1, 0)):
         assert value(found, f"milkrun_events_{stage}_total", **of_orders) == orders
         assert value(found, f"milkrun_events_{stage}_total", **of_clicks) == clicks
-    assert value(found, "milkrun_sink_lag_events", **of_orders) == 0
-    assert value(found, "milkrun_sink_lag_seconds", **of_orders) == 0
+    assert value(found, "milkrun_sink_lag_events", **of_orders, partition="0") == 0
+    assert value(found, "milkrun_sink_lag_seconds", **of_orders, partition="0") == 0
     assert value(found, "milkrun_topic_events", topic=order) == 4
     assert value(found, "milkrun_topic_events", topic="_dead.shop") == 3
     assert value(found, "milkrun_topic_size_bytes", topic=order) > 0
@@ -88,7 +88,7 @@ def test_lag_is_of_what_waits(project: Project) -> None:
     now = project.clock.now()
     append(project, "shop.order", [now - 9_000, now - 4_000])
     found = samples(scrape(project))
-    labels = {"pipeline": "shop", "sink": "out", "topic": "shop.order"}
+    labels = {"pipeline": "shop", "sink": "out", "topic": "shop.order", "partition": "0"}
     assert value(found, "milkrun_sink_lag_events", **labels) == 2
     assert value(found, "milkrun_sink_lag_seconds", **labels) == 9.0
 

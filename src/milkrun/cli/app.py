@@ -17,7 +17,7 @@ import structlog
 from cyclopts import App, CycloptsError
 
 from milkrun import __version__
-from milkrun.cli import dead, project, proof, topics
+from milkrun.cli import dead, move, project, proof, topics
 from milkrun.cli import run as running
 from milkrun.model.errors import ConfigError, ConfigErrors, MilkrunError
 
@@ -34,6 +34,7 @@ running.register(app)
 topics.register(app)
 dead.register(app)
 proof.register(app)
+move.register(app)
 app.command("milkrun.cli.demo:demo", name="demo", help="See events arrive and be delivered, exactly once.")
 
 

@@ -35,9 +35,9 @@ class Common:
         return Output(self.output)
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[Project, Output]]:
-        """The project, closed in the end."""
-        with Project(self.project) as project:
+    def opened(self, *, bare: bool = False) -> Iterator[tuple[Project, Output]]:
+        """The project, closed in the end; `bare` without its pipelines."""
+        with Project(self.project, bare=bare) as project:
             yield project, self.out
 
 

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from milkrun.control.coordinator import TopicStatus
 from milkrun.control.ledgers import LedgerReport
+from milkrun.control.moving import MoveResult
 from milkrun.control.plan import ProjectPlan
 from milkrun.control.running import Outcome
 from milkrun.control.status import ProjectStatus
@@ -28,6 +29,7 @@ Format = Literal["text", "json"]
 
 FIGURES: Mapping[type[Any], tuple[str, ...]] = {
     LedgerReport: ("even",),
+    MoveResult: ("events", "bytes"),
     Outcome: ("ok",),
     PartitionCheck: ("ok",),
     ProjectPlan: ("empty",),

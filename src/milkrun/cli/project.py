@@ -102,7 +102,7 @@ def apply(
     Parameters
     ----------
     allow_incompatible
-        Go on although schemas no longer take events that they took before.
+        Go on although schemas no longer take events that they took before, or (on Kafka) no pipeline is left.
     """
     with common.opened() as (project, out):
         _show_plan(out, project.apply(allow_incompatible=allow_incompatible), applied=True)
@@ -134,7 +134,7 @@ def _show_plan(out: Output, plan: ProjectPlan, *, applied: bool) -> None:
     if plan.empty:
         out.line("nothing to change")
     elif applied:
-        out.line("applied")
+        out.line(f"applied as version {plan.version}")
 
 
 def _warn(out: Output, warnings: Sequence[str]) -> None:

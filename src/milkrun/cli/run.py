@@ -19,13 +19,16 @@ from rich.text import Text
 from milkrun.cli.common import DEFAULT, Common
 from milkrun.cli.output import Output, rich_table
 from milkrun.control import running
+from milkrun.control.converging import work_applied
 from milkrun.control.coordinator import Project
 from milkrun.control.running import Attachment, Outcome, Stopping
-from milkrun.control.status import ProjectStatus, TaskStatus
+from milkrun.control.status import Lag, ProjectStatus, TaskStatus
 from milkrun.control.supervision import FAILED_TASKS
+from milkrun.model.batch import TopicPartition
 
 PLAIN_SECONDS = 2.0
 LIVE_SECONDS = 0.5
+_TASK_COLUMNS = ("pipeline", "task", "state", "events", "waiting", "seconds", "error")
 
 _logger = structlog.get_logger()
 
@@ -33,7 +36,7 @@ _logger = structlog.get_logger()
 def register(app: App) -> None:
     """Add the commands."""
     app.command(up)
-    app.command(worker, show=False)
+    app.command(worker)
     app.command(status)
 
 
@@ -60,9 +63,7 @@ def up(
     """
     with common.opened() as (project, out):
         if port is not None:
-            project.spec = dataclasses.replace(
-                project.spec, server=dataclasses.replace(project.spec.server, port=port)
-            )
+            _serve_at(project, port)
         stopping = Stopping()
         view = _View(project, out)
         with stopping.on_signals(), view.shown():
@@ -79,6 +80,11 @@ def up(
         return 0 if outcome.ok else 1
 
 
+def _serve_at(project: Project, port: int) -> None:
+    spec = dataclasses.replace(project.spec, server=dataclasses.replace(project.spec.server, port=port))
+    project.spec = project.machine = spec
+
+
 def _status_server(project: Project) -> Callable[[], Attachment]:
     def make() -> Attachment:
         from milkrun.server.serve import StatusServer
@@ -89,13 +95,40 @@ def _status_server(project: Project) -> Callable[[], Attachment]:
     return make
 
 
-def worker(*, until_idle: Annotated[bool, Parameter(negative="")] = False, common: Common = DEFAULT) -> int:
-    """Run one worker; `up --workers` starts these. Ends with its standard input."""
-    with common.opened() as (project, _):
+def worker(
+    *,
+    until_idle: Annotated[bool, Parameter(negative="")] = False,
+    port: Annotated[int | None, Parameter(validator=Number(gte=0, lte=65535))] = None,
+    supervised: Annotated[bool, Parameter(negative="", show=False)] = False,
+    common: Common = DEFAULT,
+) -> int:
+    """Run a worker of what was last applied to the log that milkrun.yaml names, and go over to each newer version.
+
+    Nothing else of the project need be on this machine. Ends with 1 where the worker failed, with 4 where (with `--until-idle`) tasks did.
+
+    Parameters
+    ----------
+    until_idle
+        End when sources have nothing more and everything is delivered.
+    port
+        Port to serve metrics, health and status at; they aren't served unless it is given.
+    supervised
+        End with standard input, and say nothing on standard output: `up --workers` starts these.
+    """
+    with common.opened(bare=True) as (project, out):
         stopping = Stopping()
-        stopping.on_end_of_input()
+        if supervised:
+            stopping.on_end_of_input()
+        if port is not None:
+            _serve_at(project, port)
         with stopping.on_signals():
-            outcome = running.work(project, stopping, until_idle=until_idle)
+            outcome = work_applied(
+                project,
+                stopping,
+                until_idle=until_idle,
+                attach=_status_server(project) if port is not None else None,
+                say=None if supervised or out.format == "json" else out.line,
+            )
         if outcome.failure is not None:
             _logger.error("worker failed", error=outcome.failure)
             return 1
@@ -162,7 +195,7 @@ class _View:
         for task in status.tasks:
             text = f"{task.kind} {task.pipeline}/{task.name}: {task.state}, {task.events} events"
             if task.kind == "sink":
-                text += f", {lags.get((task.pipeline, task.name), 0)} waiting"
+                text += f", {lags.get((task.pipeline, task.name), (0, 0.0))[0]} waiting"
             if task.error:
                 text += f": {task.error}"
             key = (task.pipeline, task.kind, task.name)
@@ -183,11 +216,16 @@ class _View:
             self._out.line(f"failed: {text}", style="red")
 
 
-def _lag_of_sinks(status: ProjectStatus) -> dict[tuple[str, str], int]:
-    lags: dict[tuple[str, str], int] = {}
+_Behind = dict[tuple[str, str], tuple[int, float]]
+"""By pipeline and sink: the events that wait, and the seconds that the oldest is old."""
+
+
+def _lag_of_sinks(status: ProjectStatus) -> _Behind:
+    lags: _Behind = {}
     for lag in status.lags:
         key = (lag.pipeline, lag.sink)
-        lags[key] = lags.get(key, 0) + lag.events
+        events, seconds = lags.get(key, (0, 0.0))
+        lags[key] = (events + lag.events, max(seconds, lag.seconds))
     return lags
 
 
@@ -198,16 +236,40 @@ def live_view(status: ProjectStatus) -> Group:
     """The status for a terminal, to be shown again and again."""
     lags = _lag_of_sinks(status)
     rows = [_task_row(task, lags) for task in status.tasks]
-    parts = [rich_table(("pipeline", "task", "state", "events", "waiting", "error"), rows)]
+    parts = [rich_table(_TASK_COLUMNS, rows)]
     workers = ", ".join(f"{each.name} {each.state}" for each in status.workers) or "none yet"
     bad = [_STYLES.get(task.state, "") for task in status.tasks]
     style = "red" if "red" in bad else "yellow" if "yellow" in bad else "green"
     return Group(Text(f"{status.project}: workers {workers}", style=style), *parts)
 
 
-def _task_row(task: TaskStatus, lags: dict[tuple[str, str], int]) -> tuple[object, ...]:
-    waiting = lags.get((task.pipeline, task.name), 0) if task.kind == "sink" else None
-    return (task.pipeline, f"{task.kind} {task.name}", task.state, task.events, waiting, task.error)
+def _task_row(task: TaskStatus, lags: _Behind) -> tuple[object, ...]:
+    waiting: tuple[int | None, float | None] = (None, None)
+    if task.kind == "sink":
+        waiting = lags.get((task.pipeline, task.name), (0, 0.0))
+    return (task.pipeline, f"{task.kind} {task.name}", task.state, task.events, *waiting, task.error)
+
+
+def _held(status: ProjectStatus, worker: str) -> str:
+    """What a worker holds: sources by name, sinks with the number of their partitions."""
+    parts = []
+    for task in status.tasks:
+        for holding in task.holdings:
+            if holding.worker == worker:
+                count = "" if task.kind == "source" else f" {len(holding.items)}"
+                parts.append(f"{task.pipeline}/{task.name}{count}")
+    return ", ".join(parts) or "nothing"
+
+
+def _holder(status: ProjectStatus, lag: Lag) -> str | None:
+    """The worker that has this topic partition in hand for the sink."""
+    item = str(TopicPartition(lag.topic, lag.partition))
+    for task in status.tasks:
+        if (task.pipeline, task.kind, task.name) == (lag.pipeline, "sink", lag.sink):
+            for holding in task.holdings:
+                if item in holding.items:
+                    return holding.worker
+    return None
 
 
 def show_status(out: Output, status: ProjectStatus) -> None:
@@ -216,20 +278,34 @@ def show_status(out: Output, status: ProjectStatus) -> None:
         out.json(status)
         return
     lags = _lag_of_sinks(status)
+    if status.version is not None:
+        out.line(f"applied: version {status.version}")
+        out.line()
     out.table(
-        ("worker", "state", "pid", "seen seconds ago"),
-        [(each.name, each.state, each.pid, each.seen_seconds_ago) for each in status.workers],
+        ("worker", "state", "pid", "seen seconds ago", "version", "holds", "problem"),
+        [
+            (
+                each.name,
+                each.state,
+                each.pid,
+                each.seen_seconds_ago,
+                each.version,
+                _held(status, each.name),
+                each.problem,
+            )
+            for each in status.workers
+        ],
         empty="no worker has run yet",
     )
     out.line()
     out.table(
-        ("pipeline", "task", "state", "events", "waiting", "error"),
+        _TASK_COLUMNS,
         [_task_row(task, lags) for task in status.tasks],
     )
     behind = [lag for lag in status.lags if lag.events]
     if behind:
         out.line()
         out.table(
-            ("pipeline", "sink", "topic", "partition", "committed", "end", "events", "seconds"),
-            [dataclasses.astuple(lag) for lag in behind],
+            ("pipeline", "sink", "topic", "partition", "committed", "end", "events", "seconds", "worker"),
+            [(*dataclasses.astuple(lag), _holder(status, lag)) for lag in behind],
         )

@@ -5,28 +5,33 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from milkrun.control.applied import current_number, materialise, read_version
 from milkrun.control.dead import DeadFilter, DeadGroup, DeadLetters
 from milkrun.control.inferring import MAX_EVENTS, InferredSchema, infer_schemas, sample_values, write_schemas
 from milkrun.control.ledgers import LedgerReport, read_ledger
-from milkrun.control.loading import load
+from milkrun.control.loading import PROJECT_FILE, load, load_machine, sketch_version
+from milkrun.control.moving import MOVER, MoveResult, Report, cancel, move
+from milkrun.control.moving_target import read_target, write_section
 from milkrun.control.pipelines import topic_pattern
 from milkrun.control.plan import ProjectPlan, apply_plan, make_plan
 from milkrun.control.reading import Moment, TopicHandle, moment_ms
 from milkrun.control.status import ProjectStatus, read_status
 from milkrun.control.topic_schemas import KnownSchema, schema_of
 from milkrun.control.verifying import Verification, verify
+from milkrun.log.embedded import EmbeddedLog
 from milkrun.log.opening import log_place, open_log
 from milkrun.log.protocol import Log, PartitionInfo
 from milkrun.model.clock import Clock, SystemClock
 from milkrun.model.errors import NotFound, Refused
-from milkrun.model.spec import EmbeddedLogSpec, PipelineSpec, TopicSpec
+from milkrun.model.spec import EmbeddedLogSpec, PipelineSpec, ProjectSpec, TopicSpec
 from milkrun.runtime.dead_letters import DeadLetter
+from milkrun.runtime.moves import check_startable
 from milkrun.runtime.sink_task import matches
 
 
@@ -52,6 +57,8 @@ class TopicStatus:
 class Project:
     """A project folder, read and checked. The log is opened when first needed; `close` lets go of it.
 
+    `bare` reads `milkrun.yaml` alone: a worker's machine has no pipelines, the log has them. `machine` is what the folder itself says.
+
     Raises ConfigErrors with every mistake in the files, NotFound where there is no project. Methods may be called from any thread.
     """
 
@@ -62,9 +69,13 @@ class Project:
         environment: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         log: Log | None = None,
+        bare: bool = False,
     ) -> None:
-        self.loaded = load(folder, environment)
-        self.spec = self.loaded.spec
+        self.environment = environment
+        self.loaded = (load_machine if bare else load)(folder, environment)
+        self.spec = self.machine = self.loaded.spec
+        self._bare = bare
+        self._sketch: tuple[int, ProjectSpec] | None = None
         self.folder = self.spec.folder
         self.clock = clock or SystemClock()
         self._log = log
@@ -132,24 +143,81 @@ class Project:
 
     def apply(self, *, allow_incompatible: bool = False) -> ProjectPlan:
         """Make and change topics, and remember the project as applied. Refused where the plan can't or may not be carried out."""
-        return apply_plan(self.loaded, self.log, self.clock.now(), allow_incompatible=allow_incompatible)
+        check_startable(self.log)
+        return apply_plan(self.loaded, self.log, self.clock, allow_incompatible=allow_incompatible)
+
+    def move(
+        self, to: str, *, settings: Path | None = None, write: bool = False, report: Report | None = None
+    ) -> MoveResult:
+        """Carry everything from the embedded log to Kafka, `to` being `kafka://host:9092[,host2:9092]`.
+
+        `settings` is a YAML file with what else `log: kafka:` is to have. With `write`, milkrun.yaml names the new log afterwards. A move
+        that was interrupted goes on. Refused where a worker runs, or the cluster has such a project or such topics already.
+        """
+        log = self._embedded()
+        target = read_target(to, settings, self.folder, self.spec.name, self.environment)
+        result = move(
+            self.spec,
+            log,
+            target.log,
+            lambda: open_log(target.log, self.clock, name=MOVER),
+            self.clock,
+            report or (lambda doing, done, total: None),
+        )
+        if write:
+            write_section(self.folder / PROJECT_FILE, target)
+        return replace(result, log=target.text, written=write)
+
+    def cancel_move(self) -> None:
+        """Give an unfinished move up: the project goes on with its embedded log. Refused where there is none."""
+        cancel(self.spec, self._embedded())
+
+    def _embedded(self) -> EmbeddedLog:
+        if not isinstance(self.spec.log, EmbeddedLogSpec):
+            raise Refused(
+                f"the project's log is {log_place(self.spec.log)} already; only an embedded log can be moved"
+            )
+        log = self.existing_log()
+        assert isinstance(log, EmbeddedLog)
+        return log
 
     # -- looking
 
     def status(self) -> ProjectStatus:
         """How workers, tasks and sinks do."""
-        return read_status(self.spec, self.existing_log(), self.clock)
+        log = self.existing_log()
+        return read_status(self._running(log), log, self.clock)
+
+    def _running(self, log: Log) -> ProjectSpec:
+        """What workers run: on a cluster what was applied, whatever this folder has."""
+        if self._bare or isinstance(self.machine.log, EmbeddedLogSpec):
+            return self.spec
+        number = current_number(log)
+        if number is None:
+            return self.spec
+        with self._lock:
+            if self._sketch is None or self._sketch[0] != number:
+                files = materialise(read_version(log, number), self.machine.folder)
+                self._sketch = number, sketch_version(files, self.machine)
+            return self._sketch[1]
 
     def topics(self) -> list[TopicStatus]:
         """All topics, by name."""
         log = self.existing_log()
+        infos = log.topics()
+        places = [(info.spec.name, number) for info in infos for number in range(info.spec.partitions)]
+        found = log.partitions_of(places)
         return [
             TopicStatus(
                 info.spec,
                 info.incarnation,
-                tuple(log.partition(info.spec.name, number) for number in range(info.spec.partitions)),
+                tuple(
+                    found[info.spec.name, number]
+                    for number in range(info.spec.partitions)
+                    if (info.spec.name, number) in found
+                ),
             )
-            for info in log.topics()
+            for info in infos
         ]
 
     def topic(self, name: str) -> TopicHandle:
@@ -166,17 +234,22 @@ class Project:
         return schema_of(self.topic(name).name, self.existing_log(), self.spec.pipelines)
 
     def ledger(
-        self, *, pipeline: str | None = None, by_minute: bool = False, since: Moment = None
+        self,
+        *,
+        pipeline: str | None = None,
+        by_minute: bool = False,
+        since: Moment = None,
+        prove: bool = True,
     ) -> LedgerReport:
-        """What became of all events, by topic or by topic and minute (then those since `since`)."""
-        now = self.clock.now()
-        start = moment_ms(since, now)
+        """What became of all events, by topic or by topic and minute (then those since `since`). Without `prove` only the figures, as they
+        stand at the moment."""
+        start = moment_ms(since, self.clock.now())
         return read_ledger(
             self._pipelines(pipeline),
             self.existing_log(),
-            now,
             by_minute=by_minute,
             since_minute=None if start is None else start // 60_000,
+            prove=prove,
         )
 
     def verify(self, *, pipeline: str | None = None, sink: str | None = None) -> Verification:

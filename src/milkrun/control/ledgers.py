@@ -1,16 +1,18 @@
 """The ledger as people read it: what was accepted, and for each sink what was delivered, filtered, dead, or is in flight.
 
 In the totals `in flight` is read from the log (end less committed offset), not worked out from the other figures: so that
-accepted = delivered + filtered + dead + in flight is a check, and a loss or a double shows.
+accepted = delivered + filtered + dead + in flight is a check, and a loss or a double shows. On a log that others write to as well,
+what no source accepted is counted in the log itself.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from milkrun.control.status import read_lags
+from milkrun.control.counting import EventCounter
+from milkrun.control.status import Position, read_positions
 from milkrun.log.protocol import Log
 from milkrun.model.ledger import Stage
 from milkrun.model.spec import PipelineSpec
@@ -18,10 +20,16 @@ from milkrun.model.spec import PipelineSpec
 TRIES = 20
 """How often a total is read anew where the log changed in between, before it is called moving."""
 
+SETTLING, SETTLE_SECONDS = 5, 0.2
+"""How often uneven totals are read anew on a log of many machines, and the seconds between: a commit shows there in one partition after
+the other."""
+
 
 @dataclass(frozen=True)
 class SinkCount:
-    """What became of a topic's events at one sink. `even`: accepted is the sum of the rest; None: it can't be told, `note` why."""
+    """What became of a topic's events at one sink. `even`: accepted and `outside` are the sum of the rest; None: it can't be told, `note`
+    why. `outside` are events in the topic that no source brought, as counted in the log where the sums ask for it.
+    """
 
     sink: str
     delivered: int
@@ -30,11 +38,13 @@ class SinkCount:
     in_flight: int
     even: bool | None
     note: str = ""
+    outside: int = 0
 
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """One topic of a pipeline (in one minute since 1970, or altogether). `accepted` counts the topic's events of all pipelines.
+    """One topic of a pipeline (in one minute since 1970, or altogether). `accepted` counts the topic's events of all pipelines' sources;
+    what other programs wrote to it is in a sink's `outside`.
 
     `refused` and `duplicates` were never in a topic: they stand in the row whose topic is empty.
     """
@@ -77,43 +87,44 @@ class _Counts:
 
 
 def read_ledger(
-    pipelines: Sequence[PipelineSpec], log: Log, now: int, *, by_minute: bool, since_minute: int | None = None
+    pipelines: Sequence[PipelineSpec],
+    log: Log,
+    *,
+    by_minute: bool = False,
+    since_minute: int | None = None,
+    prove: bool = True,
 ) -> LedgerReport:
-    """The ledger at `now` (Unix ms). Totals are of all time; rows (by minute) begin at `since_minute`."""
+    """The ledger now. Totals are of all time; rows (by minute) begin at `since_minute`.
+
+    Without `prove` the figures are taken as they stand, once: cheap, while `even` may be off for events that move at the moment.
+    """
+    totals, moving = _totals(pipelines, log, TRIES if prove else 1, prove)
+    for _ in range(SETTLING if prove and not log.private else 0):
+        if LedgerReport(totals, totals).even is not False or moving:
+            break
+        log.wait(log.version(), SETTLE_SECONDS)
+        totals, moving = _totals(pipelines, log, TRIES, prove)
+    if not by_minute:
+        return LedgerReport(totals, totals)
+    counts = _count(log, by_minute=True, since_minute=since_minute)
+    report = _Report(pipelines, log, read_positions(pipelines, log), moving, prove)
+    return LedgerReport(report.rows(counts, final=False), totals)
+
+
+def _totals(
+    pipelines: Sequence[PipelineSpec], log: Log, tries: int, prove: bool
+) -> tuple[tuple[LedgerRow, ...], bool]:
+    """The rows of all time, and whether events moved while they were read."""
     moving = True
-    counts, lags, totals = _Counts(), {}, _Counts()
-    for _ in range(TRIES):
+    counts, positions = _Counts(), list[Position]()
+    for _ in range(tries):
         version = log.version()
-        totals = _count(log, by_minute=False, since_minute=None)
-        lags = {
-            (lag.pipeline, lag.sink, lag.topic, lag.partition): lag
-            for lag in read_lags(tuple(pipelines), log, now)
-        }
+        counts = _count(log, by_minute=False, since_minute=None)
+        positions = read_positions(pipelines, log)
         if log.version() == version:
             moving = False
             break
-    in_flight: dict[tuple[str, str, str], int] = defaultdict(int)
-    notes: dict[tuple[str, str, str], str] = {}
-    for (pipeline, sink, topic, partition), lag in lags.items():
-        in_flight[pipeline, sink, topic] += lag.events
-        note = _note(log, topic, partition)
-        if note:
-            notes[pipeline, sink, topic] = note
-    if by_minute:
-        counts = _count(log, by_minute=True, since_minute=since_minute)
-    report = _Report(pipelines, in_flight, notes, moving)
-    total_rows = report.rows(totals, final=True)
-    return LedgerReport(report.rows(counts, final=False) if by_minute else total_rows, total_rows)
-
-
-def _note(log: Log, topic: str, partition: int) -> str:
-    """Why accepted events may be in neither column, rightly."""
-    info = log.topic(topic)
-    if info is not None and info.spec.compact:
-        return "compaction may have removed events before this sink had them"
-    if log.partition(topic, partition).start > 0:
-        return "retention may have removed events before this sink began"
-    return ""
+    return _Report(pipelines, log, positions, moving, prove).rows(counts, final=True), moving
 
 
 def _count(log: Log, *, by_minute: bool, since_minute: int | None) -> _Counts:
@@ -137,19 +148,24 @@ class _Report:
     def __init__(
         self,
         pipelines: Sequence[PipelineSpec],
-        in_flight: dict[tuple[str, str, str], int],
-        notes: dict[tuple[str, str, str], str],
+        log: Log,
+        positions: Sequence[Position],
         moving: bool,
+        prove: bool,
     ) -> None:
         self._pipelines = pipelines
-        self._in_flight = in_flight
-        self._notes = notes
+        self._log = log
         self._moving = moving
+        self._counting = prove and not log.private
+        self._counter = EventCounter(log)
+        self._positions: dict[tuple[str, str, str], list[Position]] = defaultdict(list)
+        for each in positions:
+            self._positions[each.pipeline, each.sink, each.topic].append(each)
 
     def rows(self, counts: _Counts, *, final: bool) -> tuple[LedgerRow, ...]:
         """A row for each topic (and minute) that a pipeline writes or delivers."""
         keys = set(counts.own)
-        for pipeline, _, topic in self._in_flight:
+        for pipeline, _, topic in self._positions:
             keys |= {(pipeline, topic, minute) for of, minute in counts.accepted if of == topic}
             if final:
                 keys.add((pipeline, topic, None))
@@ -163,7 +179,7 @@ class _Report:
         accepted = counts.accepted.get((topic, minute), 0)
         sinks = tuple(
             self._sink(pipeline, sink, topic, minute, accepted, counts, final)
-            for of, sink, name in sorted(self._in_flight)
+            for of, sink, name in sorted(self._positions)
             if (of, name) == (pipeline, topic)
         )
         refused, duplicates = (
@@ -188,10 +204,44 @@ class _Report:
         )
         done = delivered + filtered + dead
         if not final:
-            return SinkCount(sink, delivered, filtered, dead, accepted - done, None)
-        waiting = self._in_flight[pipeline, sink, topic]
-        even, note = self._verdict(accepted - done - waiting, self._notes.get((pipeline, sink, topic), ""))
-        return SinkCount(sink, delivered, filtered, dead, waiting, even, note)
+            # Of a minute in which others wrote to the topic, nothing can be worked out from the rest.
+            waiting = accepted - done if self._log.private else max(0, accepted - done)
+            return SinkCount(sink, delivered, filtered, dead, waiting, None)
+        positions = self._positions[pipeline, sink, topic]
+        balance = self._balance(positions, accepted, done)
+        return SinkCount(sink, delivered, filtered, dead, *balance)
+
+    def _balance(
+        self, positions: Sequence[Position], accepted: int, done: int
+    ) -> tuple[int, bool | None, str, int]:
+        """In flight, whether the sums are even, a note, and the events from outside."""
+        waiting = sum(each.end - each.committed for each in positions)
+        outside = 0
+        if self._counting and not self._moving:
+            counted = self._count((each, each.committed, each.end) for each in positions)
+            if counted is None:
+                return waiting, None, TOO_MANY, 0
+            waiting = counted
+            if done + waiting > accepted:
+                held = self._count((each, 0, each.end) for each in positions)
+                if held is None:
+                    return waiting, None, _why_unknown(positions), 0
+                outside = max(0, held - accepted)
+        missing = accepted + outside - done - waiting
+        even, note = self._verdict(missing, _removed(self._log, positions) if missing > 0 else "")
+        if outside and even:
+            note = f"{outside} of the topic's events came from other programs, not through a source"
+        return waiting, even, note, outside
+
+    def _count(self, ranges: Iterable[tuple[Position, int, int]]) -> int | None:
+        """Events in these ranges of offsets; None where that can't be told."""
+        total = 0
+        for position, start, end in ranges:
+            found = self._counter.count(position.topic, position.partition, start, end)
+            if found is None:
+                return None
+            total += found
+        return total
 
     def _verdict(self, missing: int, removed: str) -> tuple[bool | None, str]:
         if missing == 0:
@@ -201,3 +251,25 @@ class _Report:
         if missing > 0 and removed:
             return None, removed
         return False, f"{missing} events are missing" if missing > 0 else f"{-missing} events too many"
+
+
+TOO_MANY = "too many events wait to be counted one by one; `milkrun verify` compares them offset by offset"
+
+
+def _removed(log: Log, positions: Sequence[Position]) -> str:
+    """Why accepted events may be in neither column, rightly."""
+    info = log.topic(positions[0].topic)
+    if info is not None and info.spec.compact:
+        return "compaction may have removed events before this sink had them"
+    if any(position.start > 0 for position in positions):
+        return "retention may have removed events before this sink began"
+    return ""
+
+
+def _why_unknown(positions: Sequence[Position]) -> str:
+    """Why what no source brought can't be counted."""
+    if any(position.start > 0 for position in positions):
+        reason = "retention has removed events, so those can't be counted"
+    else:
+        reason = "there are too many to be counted"
+    return f"other programs may write to the topic, and {reason}; `milkrun verify` compares offset by offset"

@@ -10,11 +10,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from milkrun.control.documents import Document, read_document
+from milkrun.control.documents import Document, parse_document, read_text
 from milkrun.control.kafka_security import security_warnings
 from milkrun.control.log_section import LogReader
 from milkrun.control.mistakes import Mistakes
@@ -45,11 +45,15 @@ MAX_PIPELINES = 1_000
 
 @dataclass(frozen=True)
 class LoadedProject:
-    """A project, with what it was made of: `definitions` are the pipelines' documents, references not replaced."""
+    """A project, with what it was made of: `definitions` are the pipelines' documents, references not replaced.
+
+    `files` are the texts of all files that were read, secrets apart, by their paths below the project's folder.
+    """
 
     spec: ProjectSpec
     definitions: Mapping[str, Any]
     warnings: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,48 +74,97 @@ def load_project(folder: str | Path, environment: Mapping[str, str] | None = Non
 
 def load(folder: str | Path, environment: Mapping[str, str] | None = None) -> LoadedProject:
     """The project in `folder` with its definitions; `environment` (the process's own unless given) is for references."""
+    return _loader(folder, environment).load()
+
+
+def load_machine(folder: str | Path, environment: Mapping[str, str] | None = None) -> LoadedProject:
+    """What `milkrun.yaml` says alone: the log and the server, and no pipelines, whatever `pipelines/` has."""
+    return _loader(folder, environment).head()
+
+
+def load_version(
+    files: Path, machine: ProjectSpec, environment: Mapping[str, str] | None = None
+) -> LoadedProject:
+    """The project whose files are below `files`, as `machine` runs it: log, server and folder are the machine's.
+
+    Relative paths in it, other than those of schemas, are below the machine's folder. Raises ConfigErrors with every mistake.
+    """
+    return _Loader(files, _environment(environment), machine).load()
+
+
+def sketch_version(files: Path, machine: ProjectSpec) -> ProjectSpec:
+    """As `load_version`, for looking only: references stand for nothing, and what has mistakes is left out."""
+    return _Loader(files, {}, machine).sketch()
+
+
+def _loader(folder: str | Path, environment: Mapping[str, str] | None) -> _Loader:
     root = Path(folder).absolute()
     if not (root / PROJECT_FILE).is_file():
         raise NotFound(f"{root} is no project: it has no {PROJECT_FILE}; make one with `milkrun init`")
-    return _Loader(root, os.environ if environment is None else environment).load()
+    return _Loader(root, _environment(environment))
+
+
+def _environment(given: Mapping[str, str] | None) -> Mapping[str, str]:
+    return os.environ if given is None else given
 
 
 class _Loader:
-    def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, root: Path, environment: Mapping[str, str], machine: ProjectSpec | None = None
+    ) -> None:
         self._root = root
+        self._home = root if machine is None else machine.folder
+        self._machine = machine
         self._environment = environment
         self._errors: list[ConfigError] = []
         self._pipelines: dict[str, PipelineSpec] = {}
         self._definitions: dict[str, Any] = {}
         self._files: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
 
     def load(self) -> LoadedProject:
+        spec = self._read()
+        self._check_topics()
+        self._raise()
+        return LoadedProject(spec, self._definitions, tuple(_warnings(spec)), self._texts)
+
+    def head(self) -> LoadedProject:
+        spec = self._spec(self._head())
+        self._raise()
+        return LoadedProject(spec, {}, (), self._texts)
+
+    def sketch(self) -> ProjectSpec:
+        return self._read()
+
+    def _read(self) -> ProjectSpec:
         head = self._head()
         for path in self._pipeline_files():
             self._pipeline(path, head)
-        self._check_topics()
+        return self._spec(head)
+
+    def _spec(self, head: _Head) -> ProjectSpec:
+        pipelines = tuple(self._pipelines[name] for name in sorted(self._pipelines))
+        return ProjectSpec(head.name, self._home, head.log, pipelines, head.server)
+
+    def _raise(self) -> None:
         if self._errors:
             raise ConfigErrors(sorted(self._errors, key=_order))
-        spec = ProjectSpec(
-            head.name,
-            self._root,
-            head.log,
-            tuple(self._pipelines[n] for n in sorted(self._pipelines)),
-            head.server,
-        )
-        return LoadedProject(spec, self._definitions, tuple(_warnings(spec)))
 
     def _open(self, path: Path) -> tuple[Mistakes, Any] | None:
         """A file's resolved values and where to put its mistakes; None where it is no YAML."""
         try:
-            document = read_document(path, path.relative_to(self._root).as_posix())
+            name = path.relative_to(self._root).as_posix()
+            self._texts[name] = read_text(path, name)
+            document = parse_document(self._texts[name], name)
         except ConfigErrors as errors:
             self._errors.extend(errors.errors)
             return None
         except ConfigError as error:
             self._errors.append(error)
             return None
-        resolved = resolve(document, self._root, self._environment)
+        if self._machine is not None and name == PROJECT_FILE:
+            document = _without_place(document)
+        resolved = resolve(document, self._home, self._environment)
         return Mistakes(document, resolved), resolved.value
 
     # -- milkrun.yaml
@@ -126,10 +179,11 @@ class _Loader:
         section = file.server or ServerSection()
         topics = (file.defaults or DefaultsSection()).topics or TopicSection()
         name = file.name if file.name is not None else self._root.name
+        machine = self._machine
         head = _Head(
             name=name,
-            log=LogReader(self._root, name, mistakes).read(file.log),
-            server=ServerSpec(section.host, section.port),
+            log=machine.log if machine else LogReader(self._root, name, mistakes).read(file.log),
+            server=machine.server if machine else ServerSpec(section.host, section.port),
             topics=topic_spec("_", topics, TopicSpec("_"), mistakes, ("defaults", "topics")),
             teams=file.teams,
         )
@@ -152,7 +206,9 @@ class _Loader:
         if opened is None:
             return
         mistakes, raw = opened
-        pipeline = PipelineReader(raw, path.stem, self._root, mistakes).read(head.topics)
+        reader = PipelineReader(raw, path.stem, self._root, mistakes)
+        pipeline = reader.read(head.topics)
+        self._texts.update(reader.files)
         if head.teams is not None and pipeline.owner not in head.teams:
             mistakes.add(
                 f"the owner {pipeline.owner!r} is no team of {PROJECT_FILE}",
@@ -183,6 +239,14 @@ class _Loader:
                 if first != spec:
                     what = f"{where} declares the topic {topic} with other settings than {self._files[name]}"
                     self._errors.append(ConfigError(what, "declare it in one of them"))
+
+
+def _without_place(document: Document) -> Document:
+    """`milkrun.yaml` without what another machine says of itself: its variables need not be set here."""
+    if not isinstance(document.value, dict):
+        return document
+    kept = {key: value for key, value in document.value.items() if key not in ("log", "server")}
+    return replace(document, value=kept)
 
 
 def _check_windows(pipeline: PipelineSpec, mistakes: Mistakes) -> None:
@@ -224,4 +288,14 @@ def _warnings(project: ProjectSpec) -> list[str]:
     return found
 
 
-__all__ = ["NAME", "PIPELINES", "PROJECT_FILE", "LoadedProject", "load", "load_project"]
+__all__ = [
+    "NAME",
+    "PIPELINES",
+    "PROJECT_FILE",
+    "LoadedProject",
+    "load",
+    "load_machine",
+    "load_project",
+    "load_version",
+    "sketch_version",
+]

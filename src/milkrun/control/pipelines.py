@@ -59,6 +59,8 @@ class PipelineReader:
         self._default_name = default_name
         self._folder = folder
         self._mistakes = mistakes
+        self.files: dict[str, str] = {}
+        """The texts of the schemas that were read, by their names below the project's folder."""
 
     def read(self, defaults: TopicSpec) -> PipelineSpec:
         """The pipeline, without a version. Parts with mistakes are left out; the mistakes are gathered."""
@@ -140,6 +142,7 @@ class PipelineReader:
         found = read_schemas(folder, self._folder)
         for error in found.mistakes:
             self._mistakes.take(error, path)
+        self.files.update(found.texts)
         return found.by_type
 
     # -- sources

@@ -10,25 +10,25 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from typing import Any, Literal
 
 from ruamel.yaml import YAML
 
-from milkrun.control.loading import LoadedProject
+from milkrun.control.applied import APPLIED, current_number, outside, store_version
+from milkrun.control.literals import literal_secrets
+from milkrun.control.loading import PROJECT_FILE, LoadedProject
 from milkrun.control.pipelines import has_pattern, topic_pattern
 from milkrun.control.schemas import schema_changes
 from milkrun.log.protocol import Log
-from milkrun.model.errors import Refused
-from milkrun.model.spec import PipelineSpec, TopicSpec, dead_letter_topic
+from milkrun.model.clock import Clock
+from milkrun.model.errors import ConfigError, ConfigErrors, Refused
+from milkrun.model.spec import KafkaLogSpec, PipelineSpec, TopicSpec, dead_letter_topic
 from milkrun.plugin.config import describe
 from milkrun.runtime.registry import sink_class, source_class
 from milkrun.runtime.sink_task import matches
 from milkrun.runtime.stores import dump, load
-
-APPLIED = "applied"
-"""The log's store of what was last applied: `<pipeline>` to `{"at", "version", "definition", "schemas"}`."""
 
 _PASSWORD = re.compile(r"(://[^/@:\s]*:)((?!\$\{)[^/@\s]+)(@)")
 
@@ -57,13 +57,17 @@ class TopicChange:
 
 @dataclass(frozen=True)
 class ProjectPlan:
-    """All that applying would change. `incompatible` needs leave to go on; `impossible` can't be done at all."""
+    """All that applying would change. `incompatible` needs leave to go on; `impossible` can't be done at all.
+
+    `version` is the number that the log's catalog has for what is applied, None before anything is.
+    """
 
     pipelines: tuple[PipelineChange, ...]
     topics: tuple[TopicChange, ...]
     incompatible: tuple[str, ...]
     impossible: tuple[str, ...]
     warnings: tuple[str, ...]
+    version: int | None = None
 
     @property
     def empty(self) -> bool:
@@ -92,33 +96,64 @@ def make_plan(project: LoadedProject, log: Log | None) -> ProjectPlan:
             )
             incompatible += [f"pipeline {name}: {problem}" for problem in problems]
     topics, impossible = _topic_changes(project, log)
+    if before and not now and isinstance(project.spec.log, KafkaLogSpec):
+        # A machine that only runs workers has no pipelines: `up` there must not end everybody's.
+        incompatible.append(f"the project has no pipelines, and the {len(before)} applied ones would stop")
     return ProjectPlan(
-        tuple(changes), tuple(topics), tuple(incompatible), tuple(impossible), project.warnings
+        tuple(changes),
+        tuple(topics),
+        tuple(incompatible),
+        tuple(impossible),
+        project.warnings,
+        current_number(log) if log else None,
     )
 
 
 def apply_plan(
-    project: LoadedProject, log: Log, now: int, *, allow_incompatible: bool = False
+    project: LoadedProject, log: Log, clock: Clock, *, allow_incompatible: bool = False
 ) -> ProjectPlan:
-    """Make the topics and store what was applied at `now` (Unix ms). Refused where the plan has what can't or may not be done."""
+    """Make the topics and store what is applied, the catalog's version with it.
+
+    Refused where the plan has what can't or may not be done; Fenced where another applied something else meanwhile; ConfigErrors
+    where secrets stand in files that would go to a cluster.
+    """
+    whole = _check_files(project)
     plan = make_plan(project, log)
     if plan.impossible:
         raise Refused("\n".join(plan.impossible))
     if plan.incompatible and not allow_incompatible:
         raise Refused(
             "\n".join(plan.incompatible)
-            + "\nchange the schemas so that they take old events, or apply with --allow-incompatible"
+            + "\nchange the files so that they take what there was, or apply with --allow-incompatible"
         )
     for spec in _wanted_topics(project, log):
         log.create_topic(spec)
-    with log.transaction() as transaction:
-        for change in plan.pipelines:
-            if change.change == "removed":
-                transaction.put(APPLIED, change.name, None)
-        for pipeline in project.spec.pipelines:
-            if any(each.name == pipeline.name and each.change != "unchanged" for each in plan.pipelines):
-                transaction.put(APPLIED, pipeline.name, dump(_record(pipeline, project, now)))
-    return plan
+    records = _records(project, plan, clock.now())
+    stored = store_version(log, clock, project.files, plan.version, records, whole=whole)
+    return replace(plan, version=stored.number)
+
+
+def _check_files(project: LoadedProject) -> bool:
+    """Whether the files can go into the log. To a cluster they must."""
+    secrets, elsewhere = literal_secrets(project.files), outside(project.files)
+    if isinstance(project.spec.log, KafkaLogSpec):
+        errors = secrets + [
+            ConfigError(
+                f"{name} lies outside of the project's folder, where workers elsewhere can't have it",
+                f"move it below the folder of {PROJECT_FILE}",
+            )
+            for name in elsewhere
+        ]
+        if errors:
+            raise ConfigErrors(errors)
+    return not secrets and not elsewhere
+
+
+def _records(project: LoadedProject, plan: ProjectPlan, now: int) -> dict[str, bytes | None]:
+    """What is stored of each pipeline that changes; None of one that is removed."""
+    changed = {each.name: None for each in plan.pipelines if each.change != "unchanged"}
+    specs = {pipeline.name: pipeline for pipeline in project.spec.pipelines}
+    return {name: dump(_record(specs[name], project, now)) if name in specs else None for name in changed}
 
 
 def _record(pipeline: PipelineSpec, project: LoadedProject, now: int) -> dict[str, Any]:

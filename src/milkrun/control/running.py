@@ -1,4 +1,5 @@
-"""Runs a project: `up` in this process, or as a supervisor of worker processes; `work` in one of those.
+"""Runs a project: `up` in this process, or as a supervisor of worker processes, which run what was applied
+(`milkrun.control.converging`).
 
 Stopping is graceful first: sources stop taking in, what they took in is made durable, within `STOP_SECONDS`. A second request, or
 the end of that time, ends the process at once; nothing is lost by that, the next start goes on from the last commits.
@@ -21,6 +22,7 @@ from milkrun.control.supervision import Supervisor
 from milkrun.log.protocol import Log
 from milkrun.model.clock import Clock
 from milkrun.model.errors import Transient
+from milkrun.runtime.moves import check_startable
 from milkrun.runtime.progress import State
 from milkrun.runtime.stores import PROGRESS, load
 from milkrun.runtime.worker import Worker
@@ -110,7 +112,7 @@ def up(
 
     Refused where applying is; whatever a source or sink meets later is in its task's status, not raised here.
     """
-    project.apply()
+    version = project.apply().version
     forget_gone(project.log, project.clock)
     with ExitStack() as stack:
         if attach is not None:
@@ -118,7 +120,7 @@ def up(
             stack.callback(attachment.close)
             attachment.start()
         if workers == 1:
-            return work(project, stopping, until_idle=until_idle, on_tick=on_tick)
+            return work(project, stopping, until_idle=until_idle, on_tick=on_tick, version=version)
         supervisor = Supervisor(project.folder, workers, project.clock, until_idle=until_idle)
         return _supervise(project, supervisor, stopping, on_tick)
 
@@ -129,15 +131,18 @@ def work(
     *,
     until_idle: bool = False,
     on_tick: Callable[[], None] | None = None,
+    version: int | None = None,
 ) -> Outcome:
-    """Run one worker in this process."""
+    """Run one worker of the folder's own files, which were applied as `version`, in this process. Refused where the project was moved, or is being moved, to another log."""
     with WorkerSlot(project.spec.log) as slot, project.worker_log(slot.name) as log:
-        worker = Worker(project.spec, log, project.clock, slot.name)
+        # After the slot was taken: a move marks the log first and looks at the slots then.
+        check_startable(log)
+        worker = Worker(project.spec, log, project.clock, slot.name, version=version)
         worker.start()
         reason = _watch(worker, project.clock, stopping, until_idle, on_tick)
         stop_worker(worker, project.clock, stopping)
         failure = worker.failure
-        failed = tuple(_failed_tasks(log, slot.name))
+        failed = tuple(failed_tasks(log, slot.name))
         if failure is not None:
             return Outcome("failed", f"{type(failure).__name__}: {failure}", failed)
         return Outcome(reason, None, failed)
@@ -169,7 +174,8 @@ def stop_worker(worker: Worker, clock: Clock, stopping: Stopping) -> None:
             worker.terminate()
 
 
-def _failed_tasks(log: Log, worker: str) -> Iterator[str]:
+def failed_tasks(log: Log, worker: str) -> Iterator[str]:
+    """The tasks that a worker last reported as failed, as `Outcome` has them."""
     record = log.get(PROGRESS, worker)
     for task in load(record)["tasks"] if record else ():
         if task["state"] == State.FAILED:

@@ -17,9 +17,13 @@ MAX_SCHEMAS = 1_000
 
 @dataclass(frozen=True)
 class FoundSchemas:
-    """The schemas of a folder by event type, and what is wrong with those that aren't among them."""
+    """The schemas of a folder by event type, and what is wrong with those that aren't among them.
+
+    `texts` has what was read, by the names that errors have; an empty folder has its name with a `/`.
+    """
 
     by_type: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     mistakes: list[ConfigError] = field(default_factory=list)
 
 
@@ -33,9 +37,13 @@ def read_schemas(folder: Path, project: Path) -> FoundSchemas:
             ConfigError(f"more than {MAX_SCHEMAS} schemas", "split the pipeline", location=place)
         )
         return found
+    if not files:
+        found.texts[f"{_shown(folder, project)}/"] = ""
     for path in files:
         try:
-            found.by_type[path.stem] = _read_schema(path, _shown(path, project))
+            name = _shown(path, project)
+            found.texts[name] = read_text(path, name)
+            found.by_type[path.stem] = _schema(found.texts[name], name)
         except ConfigErrors as errors:
             found.mistakes.extend(errors.errors)
         except ConfigError as error:
@@ -47,8 +55,7 @@ def _shown(path: Path, project: Path) -> str:
     return path.relative_to(project).as_posix() if path.is_relative_to(project) else str(path)
 
 
-def _read_schema(path: Path, name: str) -> Mapping[str, Any]:
-    text = read_text(path, name)
+def _schema(text: str, name: str) -> Mapping[str, Any]:
     try:
         document = json.loads(text, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:

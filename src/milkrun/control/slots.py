@@ -69,3 +69,50 @@ def _take(folder: Path, prefix: str, owner: str) -> tuple[int, str]:
     raise Refused(
         f"{MAX_WORKERS} workers hold every slot {folder / prefix}.{owner}w*.lock; end some of them before starting more"
     )
+
+
+class AllSlots:
+    """Every slot of an embedded log at once, so that no worker holds one meanwhile. A context manager.
+
+    `busy` names the workers that run. A worker that starts later takes a slot that had no file before, and finds by the log's mark that
+    it must not; `take` finds it.
+    """
+
+    def __init__(self, log: EmbeddedLogSpec) -> None:
+        self._folder, self._prefix, _ = _place(log, "")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._held: dict[str, int] = {}
+        self.busy: tuple[str, ...] = ()
+        self.take()
+
+    def take(self) -> None:
+        """Take the slots that have come since; sets `busy` anew."""
+        busy = []
+        for number in range(1, MAX_WORKERS + 1):
+            name = f"w{number}"
+            path = self._folder / f"{self._prefix}.{name}.lock"
+            # The first is made if need be: two who take all slots meet there.
+            if name in self._held or (number > 1 and not path.exists()):
+                continue
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                busy.append(name)
+            else:
+                self._held[name] = file
+        self.busy = tuple(busy)
+
+    def close(self) -> None:
+        """Give all of them up."""
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

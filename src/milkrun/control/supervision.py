@@ -127,5 +127,5 @@ class Supervisor:
 
 
 def _worker_command(folder: Path, until_idle: bool) -> list[str]:
-    command = [sys.executable, "-m", "milkrun", "worker", "--project", str(folder)]
+    command = [sys.executable, "-m", "milkrun", "worker", "--supervised", "--project", str(folder)]
     return [*command, "--until-idle"] if until_idle else command

@@ -21,6 +21,7 @@ from milkrun.model.clock import Clock
 from milkrun.model.spec import PipelineSpec, ProjectSpec, SinkSpec
 from milkrun.plugin.config import parse
 from milkrun.plugin.sink import Sink, SinkContext
+from milkrun.runtime.moves import read_moved
 from milkrun.runtime.preparing import Filter
 from milkrun.runtime.registry import sink_class
 from milkrun.runtime.sink_task import matches
@@ -142,7 +143,12 @@ class _SinkCheck:
     def _partition(
         self, topic: str, partition: int, committed: int, upper: int, found: Offsets
     ) -> PartitionCheck:
-        start = self._log.partition(topic, partition).start
+        kept = self._log.partition(topic, partition).start
+        moved = self._moved_to(topic, partition)
+        start = max(kept, moved)
+        if moved and committed == upper == moved:
+            # All that the target has is by the offsets of the log before.
+            found = found[:0]
         comparison = _Comparison(found)
         dead = self._dead.offsets(self._pipeline, self._spec.name, topic, partition)
         batches = self._delivered(topic, partition, start, upper if self._sink.keyed else committed, dead)
@@ -156,7 +162,18 @@ class _SinkCheck:
                 comparison.compare(offsets[offsets < committed], at, min(next_offset, committed))
                 at = next_offset
             comparison.compare(np.empty(0, np.int64), min(at, committed), committed)
-        return self._result(topic, partition, committed, upper, start, comparison)
+        note = ""
+        if kept > 0:
+            note = f"offsets before {kept} were removed by retention: the target can't be compared there"
+        elif moved:
+            note = f"events before offset {moved} were delivered from the log before the move: they aren't compared"
+        return self._result(topic, partition, committed, upper, start, comparison, note)
+
+    def _moved_to(self, topic: str, partition: int) -> int:
+        """Where the sink's way on this log began, if it came here by a move."""
+        moved = read_moved(self._log, cut_key(self._pipeline, self._spec.name, topic, partition))
+        info = self._log.topic(topic)
+        return 0 if moved is None or info is None or info.incarnation != moved.incarnation else moved.offset
 
     def _delivered(
         self, topic: str, partition: int, offset: int, end: int, dead: Offsets
@@ -172,15 +189,19 @@ class _SinkCheck:
             yield batch.events.filter(pa.array(keep)), offset
 
     def _result(
-        self, topic: str, partition: int, committed: int, upper: int, start: int, comparison: _Comparison
+        self,
+        topic: str,
+        partition: int,
+        committed: int,
+        upper: int,
+        start: int,
+        comparison: _Comparison,
+        note: str,
     ) -> PartitionCheck:
         found = comparison.found
         unchecked = int(np.searchsorted(found, min(start, committed)))
         after = found[np.searchsorted(found, committed) :]
         comparison.unexpected.add(after[after >= upper])
-        note = ""
-        if start > 0:
-            note = f"offsets before {start} were removed by retention: the target can't be compared there"
         return PartitionCheck(
             self._pipeline,
             self._spec.name,

@@ -7,14 +7,16 @@ transaction: all of it becomes durable and visible, or none. An offset always na
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import pyarrow as pa
 
 from milkrun.model.batch import Batch
+from milkrun.model.errors import NotFound, OffsetOutOfRange
 from milkrun.model.ledger import LedgerEntry
 from milkrun.model.spec import TopicSpec
 
@@ -109,6 +111,10 @@ class Transaction(ABC):
 class Log(ABC):
     """A durable log. Every method may be called from any thread."""
 
+    private: ClassVar[bool] = True
+    """Whether nobody but Milkrun writes to it, and offsets have no gaps: then differences of offsets are exact counts, and every
+    event came through a source."""
+
     # -- topics
 
     @abstractmethod
@@ -189,6 +195,44 @@ class Log(ABC):
     @abstractmethod
     def ledger(self, pipeline: str | None = None, *, since_minute: int | None = None) -> pa.Table:
         """The ledger's sums (`LEDGER_SCHEMA`), ordered by all columns before the count."""
+
+    # -- many partitions at once: a log over a network overrides these, to ask for all in one go
+
+    def bounds_of(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
+        """`bounds` of each topic partition; without those that aren't there."""
+        found = {}
+        for place in places:
+            with suppress(NotFound):
+                found[place] = self.bounds(*place)
+        return found
+
+    def partitions_of(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], PartitionInfo]:
+        """`partition` of each topic partition; without those that aren't there."""
+        found = {}
+        for place in places:
+            with suppress(NotFound):
+                found[place] = self.partition(*place)
+        return found
+
+    def committed_of(self, group: str, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """`committed` of each topic partition for which the group has committed an offset."""
+        found = {}
+        for place in places:
+            with suppress(NotFound):
+                offset = self.committed(group, *place)
+                if offset is not None:
+                    found[place] = offset
+        return found
+
+    def timestamps_of(self, offsets: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
+        """The timestamp (Unix ms) of the first event from each offset on; without partitions that keep none there."""
+        found = {}
+        for place, offset in offsets.items():
+            with suppress(NotFound, OffsetOutOfRange):
+                batch = self.read(*place, offset, max_rows=1)
+                if len(batch):
+                    found[place] = int(batch.events.column("timestamp")[0].value)
+        return found
 
     # -- groups
 

@@ -4,7 +4,8 @@ Does nothing unless the environment variable `MILKRUN_KILL_AT` names a place and
 with SIGKILL at the third arrival there; `MILKRUN_STOP_AT` halts it with SIGSTOP instead. Places: `log.begin`, `log.staged`,
 `log.before_commit`, `log.after_commit`; `ingest.before_commit`, `ingest.after_commit`; `delivery.cut_logged`, `.planned`,
 `.written`, `.before_settle`, `.settled`, `.recovering`; `duckdb.begin`, `.moved`, `.before_commit`, `.after_commit`;
-`parquet.before_put`, `.after_put`.
+`parquet.before_put`, `.after_put`; `move.marked`, `.settled`, `.prepared`, `.copied`, `.compared`, `.mapped`, `.state`, `.seen`,
+`.counted`, `.finished`, `.done`.
 """
 
 from __future__ import annotations

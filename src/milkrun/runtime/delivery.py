@@ -22,8 +22,9 @@ from milkrun.model.errors import GapError, NotFound, OffsetOutOfRange, Reopen
 from milkrun.model.faults import reach
 from milkrun.model.ledger import Stage
 from milkrun.model.spec import PipelineSpec, SinkSpec, dead_letter_topic
-from milkrun.plugin.sink import Events, Sink
+from milkrun.plugin.sink import Events, Sink, TargetPosition
 from milkrun.runtime import accounting, dead_letters
+from milkrun.runtime.moves import translated
 from milkrun.runtime.paths import parse_path
 from milkrun.runtime.preparing import Filter, Prepared, prepare
 from milkrun.runtime.routing import select
@@ -99,8 +100,17 @@ class Delivery:
     def recover(self) -> int:
         """Find out where to go on, finishing a cut that was under way; the events delivered by that.
 
-        GapError where log and target contradict each other.
+        GapError where log and target contradict each other; Fenced where the lease has gone to another meanwhile.
         """
+        try:
+            return self._recover()
+        except GapError:
+            # Offset and cut are read one after the other: while a new holder changes them they contradict each other, too.
+            with self._log.transaction(self.lease):
+                pass
+            raise
+
+    def _recover(self) -> int:
         topic, number = self.partition.topic, self.partition.partition
         info = self._log.topic(topic)
         if info is None:
@@ -256,7 +266,7 @@ class Delivery:
     def _needs_write(self, cut: Cut) -> bool:
         if self._sink.capabilities.position == "named":
             return True
-        target = self._sink.position(self.partition)
+        target = self._target()
         if target is None or target.incarnation != cut.incarnation:
             if self._log.committed(self._group, self.partition.topic, self.partition.partition) is None:
                 return True
@@ -270,7 +280,7 @@ class Delivery:
 
     def _check_target(self, committed: int | None) -> None:
         """Without a cut under way the target must be exactly where the log says."""
-        target = self._sink.position(self.partition)
+        target = self._target()
         if target is not None and target.incarnation != self._incarnation:
             target = None
         if target is None and committed is None:
@@ -285,6 +295,13 @@ class Delivery:
                 f"{self.partition}: the target of {self._group} is at offset {target.offset}, {known}; the target or "
                 "the log was restored from an older copy, or another log writes there"
             )
+
+    def _target(self) -> TargetPosition | None:
+        """What the target has. A position on the log that the project was moved from counts as the same event's on this one."""
+        target = self._sink.position(self.partition)
+        if target is None or target.incarnation == self._incarnation:
+            return target
+        return translated(self._log, self._cut_key, self._incarnation, target)
 
     def _lost_position(self) -> GapError:
         return GapError(

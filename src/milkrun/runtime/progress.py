@@ -6,6 +6,7 @@ A state follows from what happened last, never from having been started.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ class Progress:
         self._last_progress: int | None = None
         self._events = 0
         self._error: str | None = None
+        self._holds: tuple[str, ...] = ()
         self._spoke = self._entered = clock.monotonic()
 
     @property
@@ -74,6 +76,11 @@ class Progress:
             self._enter(state)
             self._error = error
 
+    def holding(self, items: Iterable[str]) -> None:
+        """This worker now holds these: a sink's topic partitions, a source by its name."""
+        with self._lock:
+            self._holds = tuple(items)
+
     def _enter(self, state: State) -> None:
         self._spoke = self._clock.monotonic()
         if state is not self._state:
@@ -95,4 +102,5 @@ class Progress:
                 "error": self._error,
                 "last_progress": self._last_progress,
                 "events": self._events,
+                "holds": self._holds,
             }

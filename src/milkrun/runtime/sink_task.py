@@ -111,6 +111,7 @@ class SinkTask(Task):
         finally:
             sink.close()
             self._deliveries = {}
+            self.progress.holding(())
             if self._stop.is_set():
                 self._log.leave(self._group, self._member)
 
@@ -204,3 +205,4 @@ class SinkTask(Task):
                 self.progress.moved(delivery.recover())
             held[partition] = delivery
         self._deliveries = held
+        self.progress.holding(map(str, held))

@@ -78,6 +78,7 @@ class SourceTask(Task):
             self._clock.wait(self._stop, LEASE_SECONDS / 3)
             return
         source = self._make(kind)
+        self.progress.holding([self._spec.name])
         try:
             stored = self._log.get(POSITIONS, self._key)
             source.open(None if stored is None else load(stored))
@@ -85,6 +86,7 @@ class SourceTask(Task):
             self._work(source, ingest, lease)
         finally:
             source.close()
+            self.progress.holding(())
             if lease is not None and self._stop.is_set():
                 self._log.leave(self._group, self._member)
 

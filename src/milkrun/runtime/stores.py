@@ -19,6 +19,13 @@ PROGRESS = "progress"
 """`<worker>`: what a worker's tasks do."""
 
 
+MOVES = "_move"
+"""How far a move to another log has come: `mark` on both logs, the rest on the one that is moved to."""
+
+MOVED = "_moved"
+"""`<pipeline>/<sink>/<topic>/<partition>`: where a sink stood on the log before, and the same event's offset here."""
+
+
 def party_key(pipeline: str, party: str) -> str:
     """A source's or sink's key; a sink's consumer group has this name."""
     return f"{pipeline}/{party}"

@@ -14,7 +14,7 @@ import structlog
 
 from milkrun.log.protocol import Log
 from milkrun.model.clock import Clock
-from milkrun.model.errors import Fatal
+from milkrun.model.errors import Fatal, Transient
 from milkrun.model.spec import ProjectSpec
 from milkrun.runtime.progress import State
 from milkrun.runtime.sink_task import SinkTask
@@ -32,8 +32,14 @@ _logger = structlog.get_logger()
 class Worker:
     """Runs every task of a project that falls to it. `name` is unique among the workers on one log."""
 
-    def __init__(self, project: ProjectSpec, log: Log, clock: Clock, name: str) -> None:
+    def __init__(
+        self, project: ProjectSpec, log: Log, clock: Clock, name: str, *, version: int | None = None
+    ) -> None:
         self.name = name
+        self.version = version
+        """The applied version that it runs, for its report."""
+        self.problem: str | None = None
+        """What keeps it from a newer one, for its report."""
         self._log = log
         self._clock = clock
         self._stop = threading.Event()
@@ -84,7 +90,10 @@ class Worker:
             return False
         for sink in self._sinks:
             sink.flush()
-        return all(task.quiet for task in self._sinks)
+        try:
+            return all(task.quiet for task in self._sinks)
+        except Transient:
+            return False  # The log can't be asked at this moment.
 
     def start(self) -> None:
         """Start all tasks; returns at once."""
@@ -138,7 +147,13 @@ class Worker:
 
     def _beat(self) -> None:
         tasks = [task.progress.snapshot() for task in self._tasks]
-        record = {"at": self._clock.now(), "pid": os.getpid(), "tasks": tasks}
+        record = {
+            "at": self._clock.now(),
+            "pid": os.getpid(),
+            "version": self.version,
+            "problem": self.problem,
+            "tasks": tasks,
+        }
         with self._log.transaction() as transaction:
             transaction.put(PROGRESS, self.name, dump(record))
 

@@ -111,7 +111,8 @@ class KafkaCluster:
     `overrides` are broker settings that go before the cluster's own. `sasl` maps users to passwords and adds a listener
     SASL_PLAINTEXT for every mechanism of `kafka_settings.MECHANISMS`; `tls` is a folder with `ca.pem`, `cert.pem` and
     `key.pem` (PKCS 8, for 127.0.0.1 or what the client is told to expect) and adds SSL, where a client may show a
-    certificate by the same authority; both together add SASL_SSL.
+    certificate by the same authority; both together add SASL_SSL. `advertised` are ports of loopback at which brokers (by id)
+    tell clients, and each other, to reach their PLAINTEXT listener: a proxy's, which must listen before they start.
 
     Raises `Refused` if a broker can't be started here (`missing` says why) and `Unreachable`, with the end of its log,
     if one doesn't come up.
@@ -125,6 +126,7 @@ class KafkaCluster:
         overrides: Mapping[str, object] | None = None,
         sasl: Mapping[str, str] | None = None,
         tls: Path | None = None,
+        advertised: Mapping[int, int] | None = None,
         heap: str = "256m",
     ) -> None:
         reason = missing()
@@ -146,7 +148,9 @@ class KafkaCluster:
         self._spawner = ThreadPoolExecutor(1, "kafka-cluster")
         try:
             for node in self.nodes:
-                self._configure(node, logins, tls, overrides or {})
+                port = (advertised or {}).get(node.id)
+                elsewhere = {} if port is None else kafka_settings.advertising(node, port)
+                self._configure(node, logins, tls, {**elsewhere, **(overrides or {})})
             self._format(kafka_settings.scram_records(logins))
         except BaseException:
             self.close()

@@ -99,6 +99,14 @@ def _identity(node: Node, nodes: Sequence[Node]) -> dict[str, object]:
     }
 
 
+def advertising(node: Node, port: int) -> dict[str, object]:
+    """Settings by which the broker names `port` of loopback as the place of its PLAINTEXT listener."""
+    ports = {**node.ports, "PLAINTEXT": port}
+    return {
+        "advertised.listeners": ",".join(f"{name}://127.0.0.1:{each}" for name, each in ports.items()),
+    }
+
+
 def _replication(brokers: int) -> dict[str, object]:
     """As many copies as a cluster of that size can have, and writes that need all but one of three."""
     copies, in_sync = min(3, brokers), min(2, brokers)

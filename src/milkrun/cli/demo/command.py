@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
 import sys
@@ -13,7 +14,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from milkrun.cli.demo import broker
-from milkrun.cli.demo.folder import DemoFolder, check, prepare
+from milkrun.cli.demo.folder import DemoFolder, check, check_cluster, prepare
 from milkrun.cli.demo.stage import Stage
 from milkrun.cli.demo.story import Ending, Story
 from milkrun.cli.output import Format, Output
@@ -21,6 +22,8 @@ from milkrun.control.ledgers import LedgerReport
 
 FOLDER = Path("milkrun-demo")
 SECONDS = 12.0
+KAFKA = "MILKRUN_KAFKA"
+"""What milkrun.testing.kafka_serve tells a command of its broker."""
 
 
 def demo(
@@ -29,6 +32,7 @@ def demo(
     *,
     seconds: Annotated[float, Parameter(validator=Number(gte=1, lte=3600))] = SECONDS,
     fresh: Annotated[bool, Parameter(negative="")] = False,
+    kafka: Annotated[str | None, Parameter(env_var=KAFKA)] = None,
     output: Annotated[Format, Parameter(name=["--output", "-o"], help="How results are shown.")] = "text",
     debug: Annotated[bool, Parameter(negative="", help="Show where an unexpected error happened.")] = False,
 ) -> int:
@@ -42,6 +46,8 @@ def demo(
         How long the shop is open.
     fresh
         Write the project's files anew although you have changed them.
+    kafka
+        Keep the log on this Kafka cluster, host:port, instead of in a file. It must have no topics of an earlier demo.
     """
     out = Output(output)
     stage = Stage(out)
@@ -49,10 +55,12 @@ def demo(
     check(folder.absolute(), fresh=fresh)
     queue = f"milkrun-demo-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]}"
     url = broker.find_broker(queue)
-    made = prepare(folder, broker_url=url, queue=queue, fresh=fresh)
+    made = prepare(folder, broker_url=url, queue=queue, fresh=fresh, kafka=kafka)
+    if kafka:
+        check_cluster(made, kafka)
     client = broker.RabbitMQClient(url, queue) if url else None
     way = f"publish to the RabbitMQ queue {queue}" if url else "append to a file, as no RabbitMQ was found"
-    _introduce(stage, made)
+    _introduce(stage, made, kafka)
     try:
         ending = Story(made, stage, client, way).run(seconds)
     finally:
@@ -62,13 +70,15 @@ def demo(
         out.json(_json(made, ending))
     else:
         _show(stage, ending)
-        _what_next(stage, made, queue if url else None)
+        _what_next(stage, made, queue if url else None, kafka)
     return 0 if ending.even else 1
 
 
-def _introduce(stage: Stage, folder: DemoFolder) -> None:
+def _introduce(stage: Stage, folder: DemoFolder, kafka: str | None) -> None:
     stage.plain("Milkrun: a grocery shop's events, exactly once into DuckDB and Parquet", style="bold")
     stage.plain(f"the project is in {_shown(folder.path)}: read pipelines/shop.yaml there")
+    if kafka:
+        stage.plain(f"its log is on the Kafka broker at {kafka}: read milkrun.yaml there")
 
 
 def _show(stage: Stage, ending: Ending) -> None:
@@ -111,7 +121,7 @@ def _show_ledger(stage: Stage, ledger: LedgerReport) -> None:
         stage.plain("NOT EVEN", style="bold red")
 
 
-def _what_next(stage: Stage, folder: DemoFolder, queue: str | None) -> None:
+def _what_next(stage: Stage, folder: DemoFolder, queue: str | None, kafka: str | None) -> None:
     place = _shown(folder.path)
     milkrun, python = _program("milkrun"), _program("python")
     post = (
@@ -132,6 +142,13 @@ def _what_next(stage: Stage, folder: DemoFolder, queue: str | None) -> None:
         ("Begin your own project:", f"{milkrun} init my-project"),
     )
     stage.heading("What next")
+    if kafka and os.environ.get(KAFKA) == kafka:
+        stage.plain(
+            "The broker ends with the demo. One that stays, in a terminal of its own, prints its address:"
+        )
+        stage.plain(f"    {python} -m milkrun.testing.kafka_serve", style="cyan")
+        stage.plain("The demo on it, and then all that follows:")
+        stage.plain(f"    {milkrun} demo --kafka ADDRESS {place}", style="cyan")
     for text, command in steps:
         if text:
             stage.plain(text)

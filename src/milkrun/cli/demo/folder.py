@@ -18,11 +18,16 @@ from pathlib import Path
 from milkrun.cli.demo import templates
 from milkrun.control.coordinator import Project
 from milkrun.control.keys import new_write_key
+from milkrun.control.slots import WorkerSlot
 from milkrun.model.errors import MilkrunError, Refused
+from milkrun.model.spec import KafkaLogSpec
 
 MARK = ".milkrun-demo.json"
 DATA = (".milkrun", "data", "lake", "warehouse.duckdb", "warehouse.duckdb.wal")
 """What a run leaves besides the project's files."""
+
+TOPICS = ("shop.", "_dead.shop")
+"""How the names of the demo's topics begin."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ def check(path: Path, *, fresh: bool) -> None:
             raise Refused(f"{path} isn't a folder of the demo and isn't empty; name another")
         return
     running = _running(path)
-    if running:
-        raise Refused(f"Milkrun runs in {path} (process {running[0]}); stop it first, or name another folder")
+    if running is not None:
+        raise Refused(f"Milkrun runs in {path}{running}; stop it first, or name another folder")
     changed = sorted(name for name, digest in mark.items() if _digest(path / name) not in (None, digest))
     if changed and not fresh:
         raise Refused(
@@ -62,15 +67,30 @@ def check(path: Path, *, fresh: bool) -> None:
         )
 
 
-def prepare(path: Path, *, broker_url: str | None, queue: str, fresh: bool) -> DemoFolder:
-    """Make the folder, or clear the one of an earlier run. Refused as by `check`, and where it can't be written."""
+def prepare(
+    path: Path, *, broker_url: str | None, queue: str, fresh: bool, kafka: str | None = None
+) -> DemoFolder:
+    """Make the folder, or clear the one of an earlier run. Refused as by `check`, and where it can't be written.
+
+    `kafka` is where a cluster is that keeps the log; None for an embedded one.
+    """
     path = path.absolute()
     check(path, fresh=fresh)
     try:
         _clear(path)
-        return _write(path, broker_url, queue)
+        return _write(path, broker_url, queue, kafka)
     except OSError as error:
         raise Refused(f"{error.filename or path} can't be written: {error.strerror}") from error
+
+
+def check_cluster(folder: DemoFolder, kafka: str) -> None:
+    """Refused where the cluster has topics of that name already: their events would be delivered too, and nothing there is removed."""
+    with Project(folder.path) as project:
+        found = [topic.spec.name for topic in project.topics() if topic.spec.name.startswith(TOPICS)]
+    if found:
+        raise Refused(
+            f"Kafka at {kafka} has the topic {found[0]} already; give the demo a broker without topics {TOPICS[0]}*"
+        )
 
 
 def _mark(path: Path) -> dict[str, str] | None:
@@ -88,17 +108,28 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def _running(path: Path) -> list[int]:
-    """Processes of workers that reported lately and are alive."""
+def _running(path: Path) -> str | None:
+    """The process of a worker that runs, in brackets or empty where that isn't known; None where none does."""
     try:
         with Project(path) as project:
+            if isinstance(project.spec.log, KafkaLogSpec):
+                return "" if _slot_is_taken(project.spec.log) else None
             if not project.started:
-                return []
+                return None
             workers = project.status().workers
     except MilkrunError:
         # It may be broken in any way: it is about to be written anew.
-        return []
-    return [each.pid for each in workers if each.state == "running" and _alive(each.pid)]
+        return None
+    alive = [each.pid for each in workers if each.state == "running" and _alive(each.pid)]
+    return f" (process {alive[0]})" if alive else None
+
+
+def _slot_is_taken(log: KafkaLogSpec) -> bool:
+    """Whether a worker of this machine runs. The cluster isn't asked: it was the demo's own, and has most likely ended."""
+    if not log.folder.exists():
+        return False
+    with WorkerSlot(log) as slot:
+        return not slot.name.endswith("-w1")
 
 
 def _alive(pid: int) -> bool:
@@ -120,12 +151,13 @@ def _clear(path: Path) -> None:
             found.unlink(missing_ok=True)
 
 
-def _write(path: Path, broker_url: str | None, queue: str) -> DemoFolder:
+def _write(path: Path, broker_url: str | None, queue: str, kafka: str | None) -> DemoFolder:
     http_port, server_port = free_ports(2)
     key = new_write_key()
     services = templates.BY_RABBITMQ.format(queue=queue) if broker_url else templates.BY_FILE
+    log = templates.ON_KAFKA.format(bootstrap=kafka) if kafka else templates.ON_EMBEDDED
     files = {
-        "milkrun.yaml": templates.PROJECT.format(server_port=server_port),
+        "milkrun.yaml": templates.PROJECT.format(log=log, server_port=server_port),
         "pipelines/shop.yaml": templates.PIPELINE.format(
             http_port=http_port, key_hash=key.hash, services=services
         ),

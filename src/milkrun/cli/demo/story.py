@@ -174,7 +174,7 @@ class Story:
             self._stage.figures(self._figures(project))
 
     def _figures(self, project: Project) -> Figures:
-        totals = project.ledger().totals
+        totals = project.ledger(prove=False).totals
         delivered = {"warehouse": 0, "lake": 0}
         dead = sum(row.refused for row in totals)
         for row in totals:
@@ -200,7 +200,7 @@ class Story:
         self._stage.settle(self._figures(project))
 
     def _delivered(self, project: Project) -> bool:
-        rows = project.ledger().totals
+        rows = project.ledger(prove=False).totals
         accepted = sum(row.accepted for row in rows)
         return accepted >= len(self._sent) and all(not sink.in_flight for row in rows for sink in row.sinks)
 

@@ -6,15 +6,25 @@ PROJECT = """\
 # The project of `milkrun demo`: yours to play with. `milkrun demo` starts it anew.
 name: milkrun-demo
 
-# Every event is kept here first: the log, a file on this machine.
-log:
-  embedded:
-    path: .milkrun/log.db
+{log}
 
 # Where `milkrun up` serves metrics, health and readiness.
 server:
   port: {server_port}
 """
+
+ON_EMBEDDED = """\
+# Every event is kept here first: the log, a file on this machine.
+log:
+  embedded:
+    path: .milkrun/log.db"""
+
+ON_KAFKA = """\
+# Every event is kept here first: the log, topics on a Kafka cluster. Nothing else differs from a project on one machine.
+log:
+  kafka:
+    bootstrap: "{bootstrap}"
+    replication: 1"""
 
 PIPELINE = """\
 # One pipeline: where events come from, how they are understood, where they go.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -25,13 +26,18 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from milkrun.log.kafka.failures import error_of, explained, explaining
+from milkrun.log.kafka.failures import NOT_FOUND, error_of, explained, explaining
 from milkrun.log.kafka.naming import client_settings, is_internal
 from milkrun.log.protocol import TopicInfo
 from milkrun.model.errors import NotFound, Refused, Transient, Unreachable
 from milkrun.model.spec import KafkaLogSpec, TopicSpec
 
 REQUEST_SECONDS = 15.0
+"""How long a question to the cluster is repeated that brokers don't answer."""
+
+ATTEMPT_SECONDS = 4.0
+"""How long one attempt may take: a request that went to a broker which has died may never be answered."""
+
 REMEMBERED_SECONDS = 1.0
 SPEC_SECONDS = 30.0
 """How long a topic's settings are remembered where its partitions and identity are unchanged."""
@@ -134,7 +140,7 @@ class Cluster:
         deadline = time.monotonic() + DELETION_SECONDS
         while True:
             try:
-                self._result(self._admin.create_topics([topic])[spec.name], f"creating {spec.name}")
+                self._patiently(lambda: self._create_once(topic))
             except _Exists:
                 # Created by another worker at this moment, or deleted and not gone yet.
                 if self.topics(anew=True).get(spec.name) is not None or time.monotonic() > deadline:
@@ -142,6 +148,10 @@ class Cluster:
                 time.sleep(0.05)
             else:
                 return
+
+    def _create_once(self, topic: NewTopic) -> None:
+        created = self._admin.create_topics([topic], request_timeout=ATTEMPT_SECONDS)
+        self._result(created[topic.topic], f"creating {topic.topic}")
 
     def _change(self, before: TopicSpec, spec: TopicSpec) -> None:
         if spec.partitions > before.partitions:
@@ -181,20 +191,23 @@ class Cluster:
 
     def _refresh(self) -> None:
         """Read metadata anew; the caller holds the lock."""
+        self._patiently(self._refresh_once)
+
+    def _refresh_once(self) -> None:
         with explaining(f"asking {self._spec.bootstrap} for its topics"):
-            metadata = self._admin.list_topics(timeout=REQUEST_SECONDS)
+            metadata = self._admin.list_topics(timeout=ATTEMPT_SECONDS)
         names = [name for name, topic in metadata.topics.items() if topic.error is None]
-        described = self._admin.describe_topics(TopicCollection(names)) if names else {}
+        described = (
+            self._admin.describe_topics(TopicCollection(names), request_timeout=ATTEMPT_SECONDS)
+            if names
+            else {}
+        )
         now = time.monotonic()
         found: dict[str, tuple[int, str]] = {}
         for name, future in described.items():
-            try:
-                description = future.result(REQUEST_SECONDS)
-            except KafkaException as exception:
-                if error_of(exception).code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    continue  # Deleted meanwhile.
-                raise explained(error_of(exception), f"describing {name}") from exception
-            found[name] = (len(description.partitions), str(description.topic_id))
+            with suppress(NotFound):  # Deleted meanwhile.
+                description = self._result(future, f"describing {name}")
+                found[name] = (len(description.partitions), str(description.topic_id))
         stale = [
             name
             for name, (partitions, incarnation) in found.items()
@@ -221,17 +234,14 @@ class Cluster:
             return {}
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
         specs = {}
-        for resource, future in self._admin.describe_configs(resources).items():
-            try:
-                settings = {name: entry.value for name, entry in future.result(REQUEST_SECONDS).items()}
-            except KafkaException as exception:
-                if error_of(exception).code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    continue
-                raise explained(
-                    error_of(exception), f"reading the settings of {resource.name}"
-                ) from exception
-            specs[resource.name] = _spec(resource.name, partitions[resource.name], settings)
-            self._limits[resource.name] = int(settings["max.message.bytes"])
+        for resource, future in self._admin.describe_configs(
+            resources, request_timeout=ATTEMPT_SECONDS
+        ).items():
+            with suppress(NotFound):  # Deleted meanwhile.
+                found = self._result(future, f"reading the settings of {resource.name}")
+                settings = {name: entry.value for name, entry in found.items()}
+                specs[resource.name] = _spec(resource.name, partitions[resource.name], settings)
+                self._limits[resource.name] = int(settings["max.message.bytes"])
         return specs
 
     # -- offsets
@@ -254,21 +264,43 @@ class Cluster:
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The oldest offset kept, and the end of what is committed: asked for at once."""
         place = (topic, partition)
-        start = self._ask([place], EARLIEST, IsolationLevel.READ_COMMITTED)
-        end = self._ask([place], LATEST, IsolationLevel.READ_COMMITTED)
-        return self._answers(start)[place], self._answers(end)[place]
+        return self._bounds([place])[place]
 
     def _offsets(
         self, partitions: Iterable[Place], spec: OffsetSpec, level: IsolationLevel
     ) -> dict[Place, int]:
-        return self._answers(self._ask(partitions, spec, level))
+        places = list(partitions)
+        return self._patiently(lambda: self._answers(self._ask(places, spec, level)))
+
+    def _bounds(self, places: list[Place]) -> dict[Place, tuple[int, int]]:
+        def ask() -> dict[Place, tuple[int, int]]:
+            start = self._ask(places, EARLIEST, IsolationLevel.READ_COMMITTED)
+            end = self._ask(places, LATEST, IsolationLevel.READ_COMMITTED)
+            starts, ends = self._answers(start), self._answers(end)
+            return {place: (starts[place], ends[place]) for place in places}
+
+        return self._patiently(ask)
+
+    def _patiently(self, call: Callable[[], _T]) -> _T:
+        """What the call gives; made again while brokers go and come and partitions get other leaders."""
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while True:
+            try:
+                return call()
+            except Transient:
+                if time.monotonic() > deadline:
+                    raise
+            with suppress(KafkaException):
+                # Requests go to the controller that the client knows, and wait for it where it has gone: make it look anew.
+                self._admin.list_topics(timeout=ATTEMPT_SECONDS)
+            time.sleep(0.05)
 
     def _ask(
         self, partitions: Iterable[Place], spec: OffsetSpec, level: IsolationLevel
     ) -> Mapping[TopicPartition, Future[Any]]:
         asked = {TopicPartition(topic, partition): spec for topic, partition in partitions}
         futures: Mapping[TopicPartition, Future[Any]] = self._admin.list_offsets(
-            asked, isolation_level=level, request_timeout=REQUEST_SECONDS
+            asked, isolation_level=level, request_timeout=ATTEMPT_SECONDS
         )
         return futures
 
@@ -280,21 +312,72 @@ class Cluster:
             for place, future in futures.items()
         }
 
+    def bounds_of(self, places: Iterable[Place]) -> dict[Place, tuple[int, int]]:
+        """The bounds of many partitions, asked for at once; without those that aren't there."""
+        topics = self.topics()
+        there = [
+            (name, number)
+            for name, number in places
+            if name in topics and number < topics[name].spec.partitions
+        ]
+        try:
+            return self._bounds(there)
+        except NotFound:
+            # One was deleted at this moment.
+            alive = self.topics(anew=True)
+            return self._bounds([place for place in there if place[0] in alive])
+
     def committed(self, group: str, topic: str, partition: int) -> TopicPartition:
         """What the group has committed, once no transaction that may change it is open."""
-        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, partition)])
+        place = (topic, partition)
+        found = self.all_committed(group, [place]).get(place)
+        if found is None:
+            raise NotFound(f"there is no {topic}[{partition}]")
+        return found
+
+    def all_committed(
+        self, group: str, places: Iterable[Place], *, stable: bool = True
+    ) -> dict[Place, TopicPartition]:
+        """What the group has committed on each, `stable` once no transaction that may change it is open; without partitions that have
+        been deleted."""
+        open_places, known = [TopicPartition(*place) for place in places], {}
         deadline = time.monotonic() + 4 * REQUEST_SECONDS
-        while True:
-            futures = self._admin.list_consumer_group_offsets([asked], require_stable=True)
-            answer = self._result(futures[group], f"asking for the offsets of {group}")
-            found: TopicPartition = answer.topic_partitions[0]
-            if found.error is None:
-                return found
-            if found.error.code() != KafkaError.UNSTABLE_OFFSET_COMMIT and not found.error.retriable():
-                raise explained(found.error, f"asking for the offset of {group} on {topic}[{partition}]")
-            if time.monotonic() > deadline:
+        while open_places:
+            answer = self._group_offsets(group, open_places, stable)
+            open_places = []
+            for found in answer:
+                if self._is_stable(group, found):
+                    known[found.topic, found.partition] = found
+                elif found.error is not None and found.error.code() not in NOT_FOUND:
+                    open_places.append(TopicPartition(found.topic, found.partition))
+            if open_places and time.monotonic() > deadline:
                 raise Transient(f"a transaction on the offsets of {group} has been open for too long")
-            time.sleep(0.005)
+            if open_places:
+                time.sleep(0.005)
+        return known
+
+    def _group_offsets(self, group: str, places: list[TopicPartition], stable: bool) -> list[TopicPartition]:
+        asked = ConsumerGroupTopicPartitions(group, places)
+
+        def ask() -> list[TopicPartition]:
+            futures = self._admin.list_consumer_group_offsets(
+                [asked], require_stable=stable, request_timeout=ATTEMPT_SECONDS
+            )
+            answer = self._result(futures[group], f"asking for the offsets of {group}")
+            return list(answer.topic_partitions or ())
+
+        return self._patiently(ask)
+
+    @staticmethod
+    def _is_stable(group: str, found: TopicPartition) -> bool:
+        """Whether the answer is final; raises what it means where it is an error that won't pass."""
+        error = found.error
+        if error is None:
+            return True
+        passing = error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT or error.retriable()
+        if not passing and error.code() not in NOT_FOUND:
+            raise explained(error, f"asking for the offset of {group} on {found.topic}[{found.partition}]")
+        return False
 
     def delete_before(self, offsets: Mapping[Place, int]) -> None:
         """Drop the events before these offsets."""

@@ -22,9 +22,11 @@ _UNREACHABLE = frozenset(
         KafkaError.REQUEST_TIMED_OUT,
     }
 )
-_NOT_FOUND = frozenset(
+NOT_FOUND = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 )
+"""The topic or partition isn't there."""
+
 _FORBIDDEN = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "on the topic",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "on the consumer group",
@@ -58,7 +60,7 @@ def explained(error: KafkaError, doing: str) -> MilkrunError:
         return Refused(
             f"{text}; give the project's user the right {_FORBIDDEN[code]}, see docs/how-to/kafka.md"
         )
-    if code in _NOT_FOUND:
+    if code in NOT_FOUND:
         return NotFound(text)
     if code in _UNREACHABLE:
         return Unreachable(f"{text}; check bootstrap, network and credentials, and that brokers run")

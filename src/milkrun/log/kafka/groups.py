@@ -61,10 +61,8 @@ class Membership:
         self._ended = False
         self._closing = threading.Event()
         self._wanted: frozenset[str] = frozenset()
-        session = min(
-            max(ttl, settings.get("session.timeout.ms", 0) / 1000 or SHORTEST_SESSION), LONGEST_SESSION
-        )
-        session = settings.get("session.timeout.ms", int(session * 1000))
+        seconds = min(max(ttl, SHORTEST_SESSION), LONGEST_SESSION)
+        session = int(settings.get("session.timeout.ms", seconds * 1000))
         self._consumer = Consumer(
             {
                 **settings,

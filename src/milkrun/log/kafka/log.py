@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from milkrun.log.kafka.cluster import Cluster
+from milkrun.log.kafka.ages import FirstEvents
+from milkrun.log.kafka.cluster import Cluster, Place
 from milkrun.log.kafka.columns import no_events
 from milkrun.log.kafka.groups import Groups
 from milkrun.log.kafka.naming import INTERNAL_PREFIX, STATE_PARTITIONS, Names, client_settings
@@ -35,6 +36,8 @@ class KafkaLog(Log):
     it starts again. Commands that only look give none.
     """
 
+    private = False
+
     def __init__(self, spec: KafkaLogSpec, clock: Clock, name: str = "") -> None:
         self._spec = spec
         self.clock = clock
@@ -50,6 +53,7 @@ class KafkaLog(Log):
         self.producers.recover()
         self.groups = Groups(self, settings)
         self._readers = Readers({**settings, "group.id": self.names.group("reader")})
+        self._first_events = FirstEvents({**settings, "group.id": self.names.group("reader")})
 
     def _create_internal(self) -> None:
         for spec in (
@@ -149,6 +153,39 @@ class KafkaLog(Log):
         columns = zip(*found, strict=True) if found else [()] * len(LEDGER_SCHEMA)
         return pa.table([list(column) for column in columns], schema=LEDGER_SCHEMA)
 
+    # -- many partitions at once
+
+    def bounds_of(self, places: Sequence[Place]) -> dict[Place, tuple[int, int]]:
+        return self.cluster.bounds_of(places)
+
+    def partitions_of(self, places: Sequence[Place]) -> dict[Place, PartitionInfo]:
+        return {
+            place: PartitionInfo(
+                start, end, end - start, round((end - start) * self._readers.event_bytes(place[0]))
+            )
+            for place, (start, end) in self.bounds_of(places).items()
+        }
+
+    def committed_of(self, group: str, places: Sequence[Place]) -> dict[Place, int]:
+        topics = self.cluster.topics()
+        # Whoever looks at many is no owner, and mustn't wait for what a dead worker has left open.
+        found = self.cluster.all_committed(self.names.group(group), places, stable=False)
+        return {
+            place: offset.offset
+            for place, offset in found.items()
+            if offset.offset >= 0 and place[0] in topics and offset.metadata == topics[place[0]].incarnation
+        }
+
+    def timestamps_of(self, offsets: Mapping[Place, int]) -> dict[Place, int]:
+        topics = self.cluster.topics()
+        known = {
+            (*place, topics[place[0]].incarnation): offset
+            for place, offset in offsets.items()
+            if place[0] in topics
+        }
+        found = self._first_events.timestamps(known)
+        return {(topic, partition): stamp for (topic, partition, _), stamp in found.items()}
+
     # -- groups and upkeep
 
     def join(self, group: str, member: str, items: Sequence[str], ttl: float) -> list[Lease]:
@@ -183,4 +220,5 @@ class KafkaLog(Log):
     def close(self) -> None:
         self.groups.close()
         self._readers.close()
+        self._first_events.close()
         self.view.close()

@@ -283,22 +283,18 @@ class Producers:
     def was_committed(self, producing: Producing) -> tuple[bool, Producing]:
         """Whether the transaction with an unknown outcome was committed, and the producer that goes on in its place.
 
-        Waits for the cluster as long as it takes up to some minutes; Transient after that.
+        Waits for the cluster as long as it takes: whoever went on without knowing would lose what was written, or write it twice.
+        Transient only once the log is closed.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 following = self.make(producing.owner)
                 self._view.await_committed(self._view.state_places([producing.place]), resolved=True)
             except Transient:
-                if time.monotonic() > deadline:
+                if self._view.closed:
                     raise
                 time.sleep(0.2)
                 continue
-            if not producing.marks:
-                raise Transient(
-                    "the connection broke in the middle of a commit; look whether it was done, and try again if not"
-                )
             stored = self._view.get(TRANSACTIONS, producing.owner)
             return stored == producing.tag.encode(), following
 

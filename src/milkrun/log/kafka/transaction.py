@@ -6,6 +6,7 @@ Only `unseen` begins earlier: the ids must stand in the cluster's order before i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -23,7 +24,7 @@ from milkrun.log.kafka.view import TAG, LedgerKey, SeenIds, View
 from milkrun.log.protocol import Lease, Transaction
 from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.clock import Clock
-from milkrun.model.errors import Fenced, Refused, Transient
+from milkrun.model.errors import Fenced, MilkrunError, Refused, Transient
 from milkrun.model.faults import reach
 from milkrun.model.ledger import LedgerEntry
 
@@ -136,7 +137,9 @@ class KafkaTransaction(Transaction):
         if not committed:
             self._log.view.aborted(producing.tag)
             raise Transient("the cluster has ended the transaction; nothing of it was written")
-        self._log.view.await_visible(ends, VISIBLE_SECONDS)
+        with suppress(MilkrunError):
+            # It is committed: a cluster that can't tell at this moment how far it shows is no reason to say otherwise.
+            self._log.view.await_visible(ends, VISIBLE_SECONDS)
         self._log.view.committed(producing.tag, self._puts, totals, self._seen)
 
     def _begin(self) -> Producing:

@@ -278,6 +278,11 @@ class View:
             for offset, other in self._unresolved.items()
         )
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will be followed."""
+        return self._closed.is_set()
+
     def close(self) -> None:
         self._closed.set()
         self._notify(changed=False)
