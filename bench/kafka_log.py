@@ -6,6 +6,7 @@ is the work around them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,8 +64,24 @@ def forget(log: KafkaLogSpec) -> None:
         cluster.delete(name)
 
 
+def await_ended(log: KafkaLogSpec, topic: str = TOPIC) -> None:
+    """Wait until no transaction on the topic is open: brokers write a commit's markers after its answer, and until then readers of
+    what is committed find the topic's end before its events. RuntimeError after `WAIT_SECONDS`."""
+    cluster = Cluster(log)
+    info = cluster.topic(topic)
+    if info is None:
+        raise RuntimeError(f"there is no topic {topic}")
+    places = [(topic, number) for number in range(info.spec.partitions)]
+    deadline = time.monotonic() + WAIT_SECONDS
+    while cluster.ends(places, committed=True) != cluster.ends(places, committed=False):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"a transaction on {topic} is still open after {WAIT_SECONDS:.0f} s")
+        time.sleep(0.01)
+
+
 def expect(log: KafkaLogSpec, count: int, topic: str = TOPIC) -> None:
     """Raise RuntimeError unless the topic holds `count` committed events."""
+    await_ended(log, topic)
     found = sum(map(len, consumed(log, topic)))
     if found != count:
         raise RuntimeError(f"{topic} holds {found} events, {count} were written")

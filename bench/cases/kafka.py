@@ -31,6 +31,7 @@ def prepare(work: Work) -> None:
         for value in values:
             producer.send(value, number % partitions)
     producer.commit()
+    kafka_log.await_ended(spec)
 
 
 def append(work: Work) -> Measured:

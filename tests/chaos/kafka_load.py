@@ -21,7 +21,7 @@ from tests.chaos.kafka_project import QUEUE, QUEUE_ARGUMENTS
 from tests.servers.rabbitmq import Broker
 
 KEYS = 20
-ANSWER_SECONDS = 8.0
+ANSWER_SECONDS = 4.0
 PAUSE_SECONDS = 0.05
 
 

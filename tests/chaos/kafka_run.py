@@ -28,7 +28,10 @@ from tests.chaos.project import Places
 from tests.chaos.run import FINISH
 
 NAMES = ("w1", "w2")
+POSTERS, PUBLISHERS = 2, 4
 FINISH_SECONDS = 120.0
+LONGEST_SECONDS = 600.0
+"""After this the clients are given up."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def run(at: Site, folder: Path, kind: str, seed: int, load: Load, *, least: int 
         for client in clients:
             client.start()
         while rounds < least or any(client.is_alive() for client in clients):
-            if time.monotonic() - started > load.seconds + FINISH_SECONDS:
+            if time.monotonic() - started > LONGEST_SECONDS:
                 trouble.append("the clients didn't get rid of their events in time")
                 break
             ROUNDS[kind](Scene(at, workers, rng))
@@ -130,12 +133,17 @@ def run(at: Site, folder: Path, kind: str, seed: int, load: Load, *, least: int 
 
 
 def _clients(at: Site, places: Places, workers: Workers, load: Load) -> list[Client]:
-    """Half of the events come over RabbitMQ, half over HTTP."""
-    half = load.events // 2
-    return [
-        HttpClient("http", places.journal, half, load.seconds, load.batch, workers.ports),
-        RabbitClient("queue", places.journal, load.events - half, load.seconds, load.batch, at.rabbitmq),
+    """Half of the events come over RabbitMQ, half over HTTP; several clients of each, or waiting for answers would set the pace."""
+    over_http, queued = load.events // 2 // POSTERS, load.events // 2 // PUBLISHERS
+    posters = [
+        HttpClient(f"http{number}", places.journal, over_http, load.seconds, load.batch, workers.ports)
+        for number in range(POSTERS)
     ]
+    publishers = [
+        RabbitClient(f"queue{number}", places.journal, queued, load.seconds, load.batch, at.rabbitmq)
+        for number in range(PUBLISHERS)
+    ]
+    return [*posters, *publishers]
 
 
 def _finish(places: Places, workers: Workers, clients: Sequence[Client]) -> list[str]:

@@ -77,7 +77,7 @@ def test_plan_and_apply(milkrun: Milkrun, tmp_path: Path, monkeypatch: pytest.Mo
     assert plan.code == 0
     assert plan.out.startswith("+ pipeline shop (")
     assert "geheim" not in plan.out
-    assert milkrun("apply", "-p", flow.folder).out.endswith("applied\n")
+    assert milkrun("apply", "-p", flow.folder).out.endswith("applied as version 1\n")
     assert milkrun("plan", "-p", flow.folder).out.endswith("nothing to change\n")
     assert milkrun("plan", "-p", flow.folder, "-o", "json").json["empty"] is True
 

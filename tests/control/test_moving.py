@@ -29,7 +29,7 @@ from milkrun.model.spec import KafkaLogSpec, TopicSpec
 from milkrun.plugin.sink import TargetPosition
 from milkrun.runtime.moves import Moved, read_moved, translated
 from milkrun.runtime.stores import CUTS, MOVED
-from tests.control.flow import Flow, event, make_flow
+from tests.control.flow import PIPELINE, Flow, event, make_flow
 
 ORDERS = TopicPartition("shop.order", 0)
 TO = "kafka://kafka-1:9092"
@@ -42,7 +42,10 @@ class Killed(Exception):
 @pytest.fixture
 def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flow:
     """A project that has delivered eight orders, and dropped one as known."""
-    flow = make_flow(tmp_path / "shop", monkeypatch)
+    # On a cluster no secret may stand in a file.
+    monkeypatch.setenv("QUEUE_URL", "amqp://u:geheim@h")
+    pipeline = PIPELINE.replace("amqp://u:geheim@h", "${QUEUE_URL}")
+    flow = make_flow(tmp_path / "shop", monkeypatch, pipeline=pipeline)
     flow.give(*(event(number) for number in range(8)), event(0), b"no JSON")
     assert flow.run().ok
     return flow

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from milkrun.control.applied import APPLIED
 from milkrun.control.coordinator import Project
-from milkrun.control.plan import APPLIED, masked
+from milkrun.control.plan import masked
 from milkrun.model.errors import Refused
 from milkrun.testing.clock import ManualClock
 from tests.control.conftest import Write

@@ -15,7 +15,10 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
+from tests.needs import need_kafka
 from tests.servers.rabbitmq import Broker
 
 SECONDS = "2"
@@ -165,3 +168,46 @@ def test_services_publish_to_rabbitmq(tmp_path: Path, broker: Broker) -> None:
         assert declared.method.message_count == 0
     finally:
         connection.close()
+
+
+@pytest.mark.integration
+def test_the_log_on_kafka(tmp_path: Path) -> None:
+    """As `make demo KAFKA=1` runs it; twice, the second time on a broker that knows nothing of the first."""
+    need_kafka()
+    command = [
+        sys.executable,
+        "-m",
+        "milkrun.testing.kafka_serve",
+        "--",
+        sys.executable,
+        "-m",
+        "milkrun",
+        "demo",
+    ]
+    for _ in range(2):
+        done = subprocess.run(
+            [*command, "--seconds", SECONDS],
+            cwd=tmp_path,
+            env=os.environ | {"MILKRUN_DEMO_AMQP": ""},
+            capture_output=True,
+            text=True,
+            timeout=ENOUGH,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        check_targets(tmp_path / "milkrun-demo", verdict(done.stdout))
+        for shown in ("on the Kafka broker at", "kill -9", "even: nothing lost", "kafka_serve"):
+            assert shown in done.stdout
+    assert "kafka:" in (tmp_path / "milkrun-demo" / "milkrun.yaml").read_text()
+
+
+@pytest.mark.integration
+def test_a_cluster_with_topics_of_that_name_is_refused(tmp_path: Path, kafka: str) -> None:
+    operator = AdminClient({"bootstrap.servers": kafka})
+    operator.create_topics([NewTopic("shop.viewed", 1)])["shop.viewed"].result(30)
+    try:
+        done = run(tmp_path, "--kafka", kafka)
+        assert done.returncode == 1
+        assert "has the topic shop.viewed already" in done.stderr
+    finally:
+        operator.delete_topics(["shop.viewed"])["shop.viewed"].result(30)

@@ -144,12 +144,13 @@ class Convergence:
         before = self._project.spec
         self._project.spec = loaded.spec
         if loaded.spec.pipelines != before.pipelines or self._running is None:
+            worker = Worker(loaded.spec, self._log, self._clock, self._name, version=number)
             stop_worker(self._worker, self._clock, self._stopping)
             if self._stopping.requested.is_set() or self._worker.failure is not None:
                 self._project.spec = before
                 return
-            self._worker = Worker(loaded.spec, self._log, self._clock, self._name, version=number)
-            self._worker.start()
+            self._worker = worker
+            worker.start()
         self._running, self._unloadable = number, None
         self._worker.version, self._worker.problem = number, None
         for warning in loaded.warnings:

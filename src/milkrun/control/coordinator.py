@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
@@ -197,8 +198,10 @@ class Project:
             return self.spec
         with self._lock:
             if self._sketch is None or self._sketch[0] != number:
-                files = materialise(read_version(log, number), self.machine.folder)
-                self._sketch = number, sketch_version(files, self.machine)
+                # Not into the folder: who only looks need not be able to write there.
+                with TemporaryDirectory(prefix="milkrun-") as scratch:
+                    files = materialise(read_version(log, number), Path(scratch))
+                    self._sketch = number, sketch_version(files, self.machine)
             return self._sketch[1]
 
     def topics(self) -> list[TopicStatus]:

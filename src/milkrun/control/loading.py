@@ -53,7 +53,7 @@ class LoadedProject:
     spec: ProjectSpec
     definitions: Mapping[str, Any]
     warnings: tuple[str, ...]
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

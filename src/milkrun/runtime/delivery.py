@@ -11,6 +11,9 @@ happened. A position that this can't explain is refused: going on would lose or 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -102,10 +105,16 @@ class Delivery:
 
         GapError where log and target contradict each other; Fenced where the lease has gone to another meanwhile.
         """
-        try:
+        with self._as_holder():
             return self._recover()
+
+    @contextmanager
+    def _as_holder(self) -> Iterator[None]:
+        """Only who holds the lease may judge that log and target contradict each other: while a new holder goes on, the log's offset
+        and cut, and the target's position, read one after the other do so too. Fenced where the lease has gone to another."""
+        try:
+            yield
         except GapError:
-            # Offset and cut are read one after the other: while a new holder changes them they contradict each other, too.
             with self._log.transaction(self.lease):
                 pass
             raise
@@ -160,7 +169,8 @@ class Delivery:
         with self._log.transaction(self.lease) as transaction:
             transaction.put(CUTS, self._cut_key, msgspec.json.encode(cut))
         reach("delivery.cut_logged")
-        self._write(cut, prepared)
+        with self._as_holder():
+            self._write(cut, prepared)
         self._settle(cut, batch.events, prepared)
         return len(batch)
 

@@ -167,6 +167,20 @@ def test_heartbeats_are_served_while_the_log_is_slow(
     await_count(client, queue, 0)
 
 
+@pytest.mark.slow
+def test_a_quiet_connection_lives_by_heartbeats_alone(
+    client: BlockingChannel, consumers: Consumers, queue: str
+) -> None:
+    """pika looks every heartbeat + 5 seconds, and gives up a connection of which it has seen nothing twice."""
+    declare(client, queue)
+    source = consumers.open(queue, heartbeat=1)
+    deadline = time.monotonic() + 2 * (1 + 5) + 2
+    while time.monotonic() < deadline:
+        assert source.poll(1, 0.5) is None
+    publish(client, queue, [b"still here"])
+    assert [event.value for event in take(source, 1)] == [b"still here"]
+
+
 def test_a_broker_that_hangs(
     broker: Broker, consumers: Consumers, queue: str, client: BlockingChannel
 ) -> None:

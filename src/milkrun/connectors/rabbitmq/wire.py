@@ -220,6 +220,8 @@ class DeliveryConnection(SelectConnection):
             # A frame that was cut in two as the connection opened.
             mine = cast(Any, self)
             data_in, mine._frame_buffer = mine._frame_buffer + data_in, b""
+        # By this pika's check of the heartbeat knows that the broker lives.
+        cast(Any, self).bytes_received += len(data_in)
         self._frames.feed(data_in)
 
     def _process(self, frame: bytes) -> None:

@@ -270,7 +270,7 @@ class Cluster:
         self, partitions: Iterable[Place], spec: OffsetSpec, level: IsolationLevel
     ) -> dict[Place, int]:
         places = list(partitions)
-        return self._patiently(lambda: self._answers(self._ask(places, spec, level)))
+        return self._of_leaders(places, lambda: self._answers(self._ask(places, spec, level)))
 
     def _bounds(self, places: list[Place]) -> dict[Place, tuple[int, int]]:
         def ask() -> dict[Place, tuple[int, int]]:
@@ -279,7 +279,19 @@ class Cluster:
             starts, ends = self._answers(start), self._answers(end)
             return {place: (starts[place], ends[place]) for place in places}
 
-        return self._patiently(ask)
+        return self._of_leaders(places, ask)
+
+    def _of_leaders(self, places: list[Place], call: Callable[[], _T]) -> _T:
+        """What the call gives; made again while the topics are there, but not all brokers have heard of a new one."""
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while True:
+            try:
+                return self._patiently(call)
+            except NotFound:
+                topics = self.topics(anew=True)
+                if time.monotonic() > deadline or not all(name in topics for name, _ in places):
+                    raise
+            time.sleep(0.05)
 
     def _patiently(self, call: Callable[[], _T]) -> _T:
         """What the call gives; made again while brokers go and come and partitions get other leaders."""

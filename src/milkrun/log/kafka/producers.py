@@ -284,8 +284,10 @@ class Producers:
         """Whether the transaction with an unknown outcome was committed, and the producer that goes on in its place.
 
         Waits for the cluster as long as it takes: whoever went on without knowing would lose what was written, or write it twice.
-        Transient only once the log is closed.
+        Transient once the log is closed, and for a producer that leaves no mark: who uses one looks what became of it.
         """
+        if not producing.marks:
+            raise Transient("the answer to a commit was lost: look whether it was done, and try again if not")
         while True:
             try:
                 following = self.make(producing.owner)

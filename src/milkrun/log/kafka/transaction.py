@@ -120,6 +120,8 @@ class KafkaTransaction(Transaction):
         if self._done:
             raise Refused("this transaction has ended already")
         producing = self._begin()
+        # Once committed the producer is another thread's, and its tag that of another transaction.
+        tag = producing.tag
         try:
             if self._lease is not None:
                 self._log.groups.check(self._lease)
@@ -128,19 +130,21 @@ class KafkaTransaction(Transaction):
             with self._log.groups.holding(self._lease) as group:
                 self._commit_offsets(producing, group)
             ends = self._log.cluster.ends(producing.places, committed=False)
-            self._log.view.expect(producing.tag)
+            self._log.view.expect(tag)
             committed = self._commit(producing)
         except BaseException:
-            self._log.view.aborted(producing.tag)
+            self._log.view.aborted(tag)
             self.rollback()
             raise
         if not committed:
-            self._log.view.aborted(producing.tag)
+            self._log.view.aborted(tag)
             raise Transient("the cluster has ended the transaction; nothing of it was written")
         with suppress(MilkrunError):
             # It is committed: a cluster that can't tell at this moment how far it shows is no reason to say otherwise.
             self._log.view.await_visible(ends, VISIBLE_SECONDS)
-        self._log.view.committed(producing.tag, self._puts, totals, self._seen)
+        self._log.view.committed(tag, self._puts, totals, self._seen)
+        # Only now: the next transaction adds to the totals that show.
+        self._give_back(self._producing or producing)
 
     def _begin(self) -> Producing:
         if self._producing is None:
@@ -189,7 +193,6 @@ class KafkaTransaction(Transaction):
             self._done = True
             return self._resolve(producing, exception)
         self._done = True
-        self._give_back(producing)
         return True
 
     def _resolve(self, producing: Producing, exception: KafkaException) -> bool:
@@ -199,7 +202,9 @@ class KafkaTransaction(Transaction):
         if self._lease is not None and self._log.groups.seized(self._lease) is producing:
             raise Fenced(f"{self._lease.item} of {self._lease.group} was seized by another") from exception
         committed, following = self._log.producers.was_committed(producing)
-        self._log.producers.give_back(following)
+        self._producing = following
+        if not committed:
+            self._log.producers.give_back(following)
         return committed
 
     def _give_back(self, producing: Producing) -> None:

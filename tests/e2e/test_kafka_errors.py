@@ -1,0 +1,99 @@
+"""What goes wrong between a project and its cluster is said in plain words, and what a topic doesn't take is a dead letter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from milkrun.testing.kafka_cluster import KafkaCluster
+from tests.chaos.run import free_port
+from tests.e2e.kafka import KafkaStation
+from tests.needs import need_kafka
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("kafka_e2e")]
+
+PIPELINE = """
+pipeline: shop
+sources:
+  app: {http: {listen: "127.0.0.1:{port}"}, topic: "{t}.orders"}
+topics: {"{t}.orders": {partitions: 2}}
+sinks:
+  lake: {parquet: {url: lake}, cut: {every: 50ms}}
+"""
+PASSWORD = "apples"
+SECONDS = 30
+LIMIT = 20_000
+UNREACHABLE = 3
+"""The exit code of what can't be reached for now."""
+
+
+def login(password: str) -> str:
+    """Settings of the user `shop`."""
+    return f", security: {{protocol: sasl_plaintext, mechanism: PLAIN, username: shop, password: {password}}}"
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[KafkaCluster]:
+    """A broker that asks for a login on one of its listeners."""
+    need_kafka()
+    with KafkaCluster(sasl={"shop": PASSWORD}) as cluster:
+        yield cluster
+
+
+def operators_topic(bootstrap: str, name: str, partitions: int, **settings: str) -> None:
+    operator = AdminClient({"bootstrap.servers": bootstrap})
+    named = {key.replace("_", "."): value for key, value in settings.items()}
+    operator.create_topics([NewTopic(name, partitions, config=named)])[name].result(SECONDS)
+
+
+def test_a_broker_that_cannot_be_reached(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    done = KafkaStation(tmp_path / "shop", PIPELINE, address).command("status")
+    assert (done.code, done.out) == (UNREACHABLE, "")
+    assert address in done.err
+    assert "check bootstrap, network and credentials" in done.err
+
+
+def test_a_wrong_password(tmp_path: Path, guarded: KafkaCluster) -> None:
+    servers = guarded.servers("SASL_PLAINTEXT")
+    shop = KafkaStation(tmp_path / "right", PIPELINE, servers, login(PASSWORD))
+    assert shop.command("apply").code == 0
+    done = KafkaStation(tmp_path / "wrong", PIPELINE, servers, login("pears")).command("status")
+    assert (done.code, done.out) == (UNREACHABLE, "")
+    assert "credentials" in done.err
+    assert "pears" not in done.err
+
+
+def test_too_few_partitions_of_an_operators_topic(tmp_path: Path, kafka: str) -> None:
+    shop = KafkaStation(tmp_path / "shop", PIPELINE, kafka, ", manage: false")
+    for name, partitions in (("state", 8), ("ledger", 1), ("seen", 1)):
+        operators_topic(kafka, f"_milkrun.{shop.own}.{name}", partitions)
+    operators_topic(kafka, shop.topic("orders"), 1)
+    done = shop.command("apply")
+    assert done.code == 1
+    assert f"{shop.topic('orders')!r} has 1 partitions, 2 are declared" in done.err
+
+
+def test_an_event_too_large_for_an_operators_topic_is_a_dead_letter(tmp_path: Path, kafka: str) -> None:
+    shop = KafkaStation(tmp_path / "shop", PIPELINE, kafka)
+    operators_topic(kafka, shop.topic("orders"), 2, max_message_bytes=str(LIMIT))
+    # The topic is the operator's, and stays as it is: declared alike, nothing of it is to be changed.
+    try:
+        shop.up().listening()
+        operator = AdminClient({"bootstrap.servers": kafka})
+        assert shop.topic("orders") in operator.list_topics(timeout=SECONDS).topics
+        large = json.dumps({"text": "x" * 2 * LIMIT}).encode()
+        status, answer = shop.post(b"[" + large + b', {"text": "small"}]')
+        assert (status, answer["accepted"]) == (200, 1)
+        assert answer["refused"][0]["code"] == "too_large"
+        assert "raise its max.message.bytes" in answer["refused"][0]["message"]
+        shop.finish()
+    finally:
+        shop.kill()
+    (letter,) = shop.dead()
+    assert letter["value"] == large.decode()
