@@ -5,10 +5,12 @@ What a fault does to brokers and workers goes through here, and is counted.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -181,7 +183,14 @@ def _work(spec: ProjectSpec, name: str, kill_at: str | None, stop_at: str | None
     output = os.open(spec.folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    _die_with_parent()
     if stop_at:
         os.environ["MILKRUN_STOP_AT"] = stop_at
     threading.current_thread().name = name
     worker_process(spec, kill_at, None, name, logging.WARNING)
+
+
+def _die_with_parent() -> None:
+    """A worker whose run was killed would try to reach its brokers for ever, or stay frozen (Linux: PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

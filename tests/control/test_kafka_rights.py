@@ -26,7 +26,7 @@ from milkrun.model.spec import TopicSpec
 from milkrun.testing.kafka_cluster import KafkaCluster
 from milkrun.testing.log_contract import records
 from tests.control.conftest import Write
-from tests.control.flow import event, make_flow
+from tests.control.flow import PIPELINE, event, make_flow
 from tests.docs.blocks import DOCS, blocks
 from tests.needs import need_kafka
 
@@ -127,7 +127,7 @@ def head(cluster: KafkaCluster, *, manage: bool = True) -> str:
 
 def project(write: Write, cluster: KafkaCluster, *, manage: bool = True) -> Project:
     """The project `shop`, as the user of that name."""
-    pipeline = "sources: {in: {queue: {url: x}}}\nsinks: {out: {table: {}}}\n"
+    pipeline = "sources: {in: {queue: {url: 'amqp://h'}}}\nsinks: {out: {table: {}}}\n"
     folder = write({"milkrun.yaml": head(cluster, manage=manage), "pipelines/shop.yaml": pipeline})
     return Project(folder, environment={"PASSWORD": PASSWORD})
 
@@ -179,7 +179,7 @@ def test_a_project_runs_with_the_documented_rights(
     documented: Sequence[AclBinding],
 ) -> None:
     allow(operator, documented)
-    flow = make_flow(tmp_path / "shop", monkeypatch)
+    flow = make_flow(tmp_path / "shop", monkeypatch, pipeline=PIPELINE.replace("u:geheim@", ""))
     (flow.folder / "milkrun.yaml").write_text(head(cluster))
     flow.give(event(1), event(2), event(2), event(3, "click"))
     with Project(flow.folder, environment={"PASSWORD": PASSWORD}) as shop:

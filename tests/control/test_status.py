@@ -104,3 +104,22 @@ def test_lag_is_read_from_the_log(shop: Project, clock: ManualClock) -> None:
         transaction.commit_offset("shop/out", "orders", 0, 1)
     (lag,) = shop.status().lags
     assert (lag.committed, lag.events, lag.seconds) == (1, 1, 4.0)
+
+
+def test_who_holds_what(shop: Project, clock: ManualClock) -> None:
+    task = {
+        "pipeline": "shop",
+        "kind": "sink",
+        "name": "out",
+        "state": "idle",
+        "since": 1,
+        "error": None,
+        "last_progress": 1,
+        "events": 0,
+    }
+    for worker, at, holds in (("w1", 0, ["orders[0]"]), ("w2", 0, []), ("w3", -11_000, ["orders[1]"])):
+        record = {"at": clock.now() + at, "pid": 7, "tasks": [task | {"holds": holds}]}
+        with shop.log.transaction() as transaction:
+            transaction.put(PROGRESS, worker, dump(record))
+    out = shop.status().tasks[1]
+    assert [(holding.worker, holding.items) for holding in out.holdings] == [("w1", ("orders[0]",))]

@@ -168,7 +168,8 @@ class Station:
     def finish(self) -> None:
         """Stop gracefully, deliver what waits, and see everything proved."""
         if self.process is not None:
-            assert self.stop() == 0, self.said()
+            code = self.stop()
+            assert code == 0, f"{code}: {self.said()}"
         assert self.up("--until-idle").ended() == 0, self.said()
         self.prove()
 

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("kafka_e2e")]
 
 PARTITIONS = 6
 PIPELINE = f"""
-pipeline: shop
+pipeline: {{t}}
 sources:
   app:
     http: {{listen: "127.0.0.1:${{PORT}}", answer_timeout: 1m}}

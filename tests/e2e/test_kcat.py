@@ -22,7 +22,7 @@ from tests.e2e.kafka import KafkaStation
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("kafka_e2e")]
 
 PIPELINE = """
-pipeline: shop
+pipeline: {t}
 sources:
   app:
     http: {listen: "127.0.0.1:{port}"}
