@@ -155,7 +155,7 @@ def _finish(places: Places, workers: Workers, clients: Sequence[Client]) -> list
     trouble += [f"{client.name} hasn't ended" for client in clients if client.is_alive()]
     # RabbitMQ hands what a dead worker held to the next one only when it likes: a queue that gives nothing isn't empty.
     sent = sum(client.accepted for client in clients)
-    accepted = _await_accepted(workers.spec(NAMES[0]).log, sent, deadline)
+    accepted = _await_accepted(workers, sent, deadline)
     if accepted != sent:
         trouble.append(f"{accepted} of {sent} events were accepted in time")
     (places.folder / FINISH).touch()
@@ -164,12 +164,14 @@ def _finish(places: Places, workers: Workers, clients: Sequence[Client]) -> list
     return trouble
 
 
-def _await_accepted(spec: LogSpec, sent: int, deadline: float) -> int:
-    log = open_log(spec, SystemClock())
+def _await_accepted(workers: Workers, sent: int, deadline: float) -> int:
+    """How many events the log has, once it has all that were sent; workers that end meanwhile are started again."""
+    log = open_log(workers.spec(NAMES[0]).log, SystemClock())
     try:
         version = log.version()
         while (accepted := _sums(log).get("accepted", 0)) < sent and time.monotonic() < deadline:
             version = log.wait(version, 1.0)
+            workers.mend()
         return accepted
     finally:
         log.close()

@@ -372,8 +372,9 @@ class Cluster:
         asked = ConsumerGroupTopicPartitions(group, places)
 
         def ask() -> list[TopicPartition]:
+            # Seldom given up: librdkafka 2.16 was seen to abort the process (rd_kafka_enq_once_del_source_return) after it timed out.
             futures = self._admin.list_consumer_group_offsets(
-                [asked], require_stable=stable, request_timeout=ATTEMPT_SECONDS
+                [asked], require_stable=stable, request_timeout=REQUEST_SECONDS
             )
             answer = self._result(futures[group], f"asking for the offsets of {group}")
             return list(answer.topic_partitions or ())
