@@ -203,8 +203,8 @@ class Link:
         owners = [self._subscriptions.get(delivery.channel) for delivery in deliveries]
         kept, of = [], []
         for delivery, owner in zip(deliveries, owners, strict=True):
-            if owner is None or self._readers[owner.queue].stopped:
-                continue  # Its channel is being closed, or will be: the broker keeps it.
+            if owner is None:
+                continue  # Its channel is being closed: the broker keeps it.
             if owner.refusing:
                 self._readers[owner.queue].give_back(delivery.tag)
                 continue

@@ -80,12 +80,9 @@ class QueueReader:
         self._channel.add_on_close_callback(self._on_close)
 
     def stop(self) -> None:
-        """Take in nothing new; what has come can still be acknowledged.
-
-        The consumer isn't cancelled: of a queue with a single active one the broker would at once go on with the next, while what
-        has come here isn't committed yet, and the order would be lost. What comes meanwhile is the broker's again on closing.
-        """
+        """Take in nothing new; what has come can still be acknowledged."""
         self._stopped = True
+        self._cancel()
 
     def pause(self, prefetch: int) -> None:
         """Take in nothing, and hand back what comes, until `resume`; from then on with another prefetch."""
@@ -114,10 +111,6 @@ class QueueReader:
         """Back into the queue with one delivery of the present channel."""
         if self._channel is not None and self._channel.is_open:
             self._channel.basic_nack(tag, requeue=True)
-
-    @property
-    def stopped(self) -> bool:
-        return self._stopped
 
     @property
     def paused(self) -> bool:
