@@ -25,6 +25,7 @@ from milkrun.control.running import Attachment, Outcome, Stopping
 from milkrun.control.status import Lag, ProjectStatus, TaskStatus
 from milkrun.control.supervision import FAILED_TASKS
 from milkrun.model.batch import TopicPartition
+from milkrun.model.errors import Transient
 
 PLAIN_SECONDS = 2.0
 LIVE_SECONDS = 0.5
@@ -182,7 +183,10 @@ class _View:
         if now < self._next and not force:
             return
         self._next = now + (LIVE_SECONDS if self._live else PLAIN_SECONDS)
-        status = self._project.status()
+        try:
+            status = self._project.status()
+        except Transient:
+            return  # A log that can't be asked at this moment ends no run.
         if self._out.format == "json":
             self._out.json(status)
         elif self._live is not None:
