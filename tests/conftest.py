@@ -24,9 +24,9 @@ def rabbitmq_server() -> Path:
     return need_server("rabbitmq-server")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka() -> Iterator[str]:
-    """Where a Kafka broker listens, for `bootstrap.servers`: one a process of tests, so each test names topics of its own.
+    """Where a Kafka broker listens, for `bootstrap.servers`: one a module, in which each test names topics of its own.
 
     A test that stops its broker, or wants another, makes a `KafkaCluster` and calls `need_kafka` first.
     """
