@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from confluent_kafka.admin import AdminClient
 
@@ -14,7 +15,7 @@ from milkrun.log.protocol import Log
 from milkrun.model.spec import KafkaLogSpec
 from milkrun.testing.clock import ManualClock
 from milkrun.testing.kafka_cluster import KafkaCluster
-from milkrun.testing.log_contract import LogContract
+from milkrun.testing.log_contract import LogContract, records
 from tests.needs import need_kafka
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("kafka contract")]
@@ -56,3 +57,9 @@ class TestKafkaLog(LogContract):
 
     def open_log(self, clock: ManualClock) -> Log:
         return KafkaLog(self.spec, clock, f"w{next(_numbers)}")
+
+    def test_times_that_kafka_cannot_hold_become_the_first_that_it_can(self, log: Log) -> None:
+        with log.transaction() as transaction:
+            transaction.append("shop", 0, records([b"a", b"b", b"c"], timestamps=[-5, 0, 7]))
+        stamps = log.read("shop", 0, 0).events.column("timestamp").cast(pa.int64())
+        assert stamps.to_pylist() == [1, 1, 7]

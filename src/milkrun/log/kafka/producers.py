@@ -128,8 +128,8 @@ class Producing:
         self.places.add((topic, partition))
         produce, reported = self._producer.produce, self._reported
         for timestamp, key, value, headers in events:
-            # To the client library the time 0 means now.
-            stamp = timestamp or 1
+            # To the client library the time 0 means now, and one before 1970 is an error that no retry mends.
+            stamp = max(timestamp, 1)
             try:
                 produce(topic, value, key, partition, reported, timestamp=stamp, headers=headers)  # type: ignore[arg-type]
             except (BufferError, KafkaException):

@@ -152,7 +152,12 @@ class KafkaTransaction(Transaction):
             # A seized lease comes with the only producer that may write for it.
             seized = None if self._lease is None else self._log.groups.seized(self._lease)
             producing = seized or self._log.producers.take()
-            producing.begin()
+            try:
+                producing.begin()
+            except BaseException:
+                if seized is None:
+                    self._log.producers.replace(producing.owner)
+                raise
             self._producing = producing
         return self._producing
 
