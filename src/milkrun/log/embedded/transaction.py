@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import apsw
-import numpy as np
 import pyarrow as pa
 
 from milkrun.log.embedded import blocks
 from milkrun.log.embedded.database import Database, explained
 from milkrun.log.protocol import Lease, Transaction
+from milkrun.log.unseen import unseen_rows
 from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.clock import Clock
 from milkrun.model.errors import Fatal, Fenced, NotFound, Refused, Transient
@@ -133,25 +133,14 @@ class EmbeddedTransaction(Transaction):
             )
 
     def unseen(self, scope: str, ids: pa.Array, window_seconds: float) -> pa.BooleanArray:
-        if not len(ids):
-            return pa.array([], pa.bool_())
-        encoded = ids.cast(pa.binary()).dictionary_encode()
-        distinct: list[bytes] = encoded.dictionary.to_pylist()
-        if not distinct:
-            return pa.array([True] * len(ids))
+        return unseen_rows(ids, lambda distinct: self._fresh(scope, distinct, window_seconds))
+
+    def _fresh(self, scope: str, distinct: list[bytes], window_seconds: float) -> set[bytes]:
         now = self._clock.now()
         self._begin()
         with explained(self._path):
             bindings = (scope, now + int(window_seconds * 1000), apsw.carray(tuple(distinct)), now)
-            fresh = {row[0] for row in self._database.writer.execute(_SEEN, bindings)}
-        is_fresh = np.array([value in fresh for value in distinct], np.bool_)
-        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        firsts = np.zeros(len(ids), np.bool_)
-        present = np.flatnonzero(codes >= 0)
-        _, where = np.unique(codes[present], return_index=True)
-        firsts[present[where]] = True
-        unseen = np.where(codes < 0, True, firsts & is_fresh[np.maximum(codes, 0)])
-        return pa.array(unseen)
+            return {row[0] for row in self._database.writer.execute(_SEEN, bindings)}
 
     def count(self, entries: Iterable[LedgerEntry]) -> None:
         rows = [(e.pipeline, e.topic, e.partition, e.minute, str(e.stage), e.party, e.count) for e in entries]

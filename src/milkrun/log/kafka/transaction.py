@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Protocol
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 from confluent_kafka import KafkaException, TopicPartition
 
@@ -22,6 +21,7 @@ from milkrun.log.kafka.naming import Names
 from milkrun.log.kafka.producers import Observers, Producers, Producing
 from milkrun.log.kafka.view import TAG, LedgerKey, SeenIds, View
 from milkrun.log.protocol import Lease, Transaction
+from milkrun.log.unseen import unseen_rows
 from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.clock import Clock
 from milkrun.model.errors import Fenced, MilkrunError, Refused, Transient
@@ -83,12 +83,9 @@ class KafkaTransaction(Transaction):
         self._puts[store, key] = value
 
     def unseen(self, scope: str, ids: pa.Array, window_seconds: float) -> pa.BooleanArray:
-        if not len(ids):
-            return pa.array([], pa.bool_())
-        encoded = ids.cast(pa.binary()).dictionary_encode()
-        distinct: list[bytes] = encoded.dictionary.to_pylist()
-        if not distinct:
-            return pa.array([True] * len(ids))
+        return unseen_rows(ids, lambda distinct: self._fresh(scope, distinct, window_seconds))
+
+    def _fresh(self, scope: str, distinct: list[bytes], window_seconds: float) -> set[bytes]:
         now = self._log.clock.now()
         brought = SeenIds(scope, now, now + int(window_seconds * 1000), distinct)
         producing = self._begin()
@@ -97,7 +94,7 @@ class KafkaTransaction(Transaction):
         self._log.view.conflict(producing.tag, scope, set(distinct), CONFLICT_SECONDS)
         known = self._log.view.seen(scope, distinct, now) | self._seen_here(scope)
         self._seen.append(brought)
-        return _first_unseen(encoded, np.array([value not in known for value in distinct], np.bool_))
+        return set(distinct) - known
 
     def _seen_here(self, scope: str) -> set[bytes]:
         return {value for seen in self._seen if seen.scope == scope for value in seen.ids}
@@ -227,13 +224,3 @@ class KafkaTransaction(Transaction):
             self._give_back(producing)
         elif self._lease is None or self._log.groups.seized(self._lease) is not producing:
             self._log.producers.replace(producing.owner)
-
-
-def _first_unseen(encoded: pa.DictionaryArray, fresh: np.ndarray) -> pa.BooleanArray:
-    """Of equal fresh ids only the first is unseen; a null always is."""
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    firsts = np.zeros(len(codes), np.bool_)
-    present = np.flatnonzero(codes >= 0)
-    _, where = np.unique(codes[present], return_index=True)
-    firsts[present[where]] = True
-    return pa.array(np.where(codes < 0, True, firsts & fresh[np.maximum(codes, 0)]))
