@@ -5,7 +5,16 @@ Imports `milkrun.model` only; a connector needs nothing else of Milkrun.
 
 from milkrun.plugin.capabilities import Delivery
 from milkrun.plugin.config import Bytes, Seconds, Secret, option
-from milkrun.plugin.sink import Events, Plan, Sink, SinkCapabilities, SinkContext, TargetPosition
+from milkrun.plugin.sink import (
+    Events,
+    FileContent,
+    Plan,
+    Sink,
+    SinkCapabilities,
+    SinkContext,
+    TableRows,
+    TargetPosition,
+)
 from milkrun.plugin.source import Fault, Outcome, Received, Source, SourceCapabilities, SourceContext
 
 __all__ = [
@@ -13,6 +22,7 @@ __all__ = [
     "Delivery",
     "Events",
     "Fault",
+    "FileContent",
     "Outcome",
     "Plan",
     "Received",
@@ -24,6 +34,7 @@ __all__ = [
     "Source",
     "SourceCapabilities",
     "SourceContext",
+    "TableRows",
     "TargetPosition",
     "option",
 ]

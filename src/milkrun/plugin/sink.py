@@ -9,6 +9,7 @@ position, or under names that say the position.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -68,10 +69,36 @@ class TargetPosition:
 
 
 @dataclass(frozen=True, slots=True)
+class TableRows:
+    """What a plan does to one table.
+
+    `columns` are the names and types, in the target's own words, that the rows need; `rows` has those columns, with the values that
+    a reader of the table will get. `replaced`: the keys (columns as in the table) of which older rows are deleted first.
+    """
+
+    table: str
+    columns: tuple[tuple[str, str], ...]
+    rows: pa.Table
+    replaced: pa.Table | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """A file that a plan writes: its name below the target's root, and its bytes."""
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Exactly what `write` would do for a cut; sinks subclass it."""
 
     events: Events
+
+    def outputs(self) -> Sequence[TableRows | FileContent]:
+        """What a preview shows: value for value the rows, byte for byte the files that `write` would write."""
+        raise NotImplementedError(f"{type(self).__name__} doesn't say what it would write")
 
     def describe(self) -> list[str]:
         """The plan in lines for people: DDL, files, counts."""

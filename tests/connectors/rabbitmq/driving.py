@@ -100,9 +100,10 @@ class Consumers:
             source.close()
 
 
-def declare(channel: BlockingChannel, queue: str, kind: str = "classic") -> None:
-    """A durable queue of that type."""
-    channel.queue_declare(queue, durable=True, arguments={"x-queue-type": kind})
+def declare(channel: BlockingChannel, queue: str, kind: str = "classic", **arguments: object) -> None:
+    """A durable queue of that type; `arguments` are further ones, without their `x-`."""
+    given = {f"x-{name.replace('_', '-')}": value for name, value in arguments.items()}
+    channel.queue_declare(queue, durable=True, arguments={"x-queue-type": kind, **given})
 
 
 def message_count(channel: BlockingChannel, queue: str) -> int:

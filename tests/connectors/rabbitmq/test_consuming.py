@@ -139,13 +139,55 @@ def test_draining_takes_in_nothing_new(client: BlockingChannel, consumers: Consu
     source = consumers.open(queue)
     (received,) = polls(source, 1)
     source.drain()
-    while client.queue_declare(queue, passive=True).method.consumer_count:
-        client.connection.process_data_events(0.02)
     publish(client, queue, [b"after"])
     assert source.poll(10, 0.05) is None
     settle(source, received)
     source.close()
-    assert message_count(client, queue) == 1
+    await_count(client, queue, 1)
+
+
+def test_a_queue_with_a_single_active_consumer_changes_hands_in_order(
+    client: BlockingChannel, consumers: Consumers, queue: str, kind: str
+) -> None:
+    """The first consumer drains with deliveries unacknowledged, while the second stands by: it must get nothing before they are
+    settled or back.
+    """
+    declare(client, queue, kind, single_active_consumer=True)
+    bodies = [b"%d" % number for number in range(400)]
+    publish(client, queue, bodies[:200])
+    first = consumers.open(queue, prefetch=50)
+    taken = [event.value for received in polls(first, 50) for event in events(received)]
+    second = consumers.open(queue, prefetch=50)
+    first.drain()
+    publish(client, queue, bodies[200:])
+    assert second.poll(10, 0.3) is None
+    first.close()
+    received = take(second, 400)
+
+    assert taken == bodies[:50]
+    assert [event.value for event in received] == bodies
+
+
+def test_a_paused_queue_with_a_single_active_consumer_stays_in_order(
+    client: BlockingChannel, consumers: Consumers, queue: str, kind: str
+) -> None:
+    declare(client, queue, kind, single_active_consumer=True)
+    bodies = [bytes([number]) * 300_000 for number in range(40)]
+    publish(client, queue, bodies)
+    first = consumers.open(queue, max_unacked=1 << 20)
+    second = consumers.open(queue, max_unacked=1 << 20)
+    order: list[bytes] = []
+    while len(order) < len(bodies):
+        for source in (first, second):
+            received = source.poll(100, 0.05)
+            if received is not None:
+                order += [event.value for event in events(received)]
+                settle(source, received)
+
+    assert order == bodies
+    first.close()
+    second.close()
+    await_count(client, queue, 0)
 
 
 def test_many_messages_of_several_queues(

@@ -23,7 +23,7 @@ class ScriptedChannel:
         self.on_close: Callable[[Any, Exception], object] = _nobody
         self.on_cancel: Callable[[Any], object] = _nobody
         self.on_consuming: Callable[[Any], object] = _nobody
-        self.on_cancelled: Callable[[Any], object] = _nobody
+        self.on_prefetch: Callable[[Any], object] = _nobody
 
     def add_on_close_callback(self, callback: Callable[[Any, Exception], object]) -> None:
         self.on_close = callback
@@ -39,23 +39,17 @@ class ScriptedChannel:
     ) -> None:
         self.asked.append(("bind", exchange, routing_key))
 
-    def basic_qos(self, prefetch_count: int, callback: object) -> None:
+    def basic_qos(self, prefetch_count: int, callback: Callable[[Any], object]) -> None:
         self.asked.append(("qos", prefetch_count))
+        self.on_prefetch = callback
 
     def basic_consume(self, queue: str, on_message: object, callback: Callable[[Any], object]) -> str:
         self.asked.append(("consume", queue))
         self.on_consuming = callback
         return f"tag-{len(self.asked)}"
 
-    def basic_cancel(self, consumer_tag: str, callback: Callable[[Any], object]) -> None:
-        self.asked.append(("cancel", consumer_tag))
-        self.on_cancelled = callback
-
     def basic_ack(self, tag: int, multiple: bool) -> None:
         self.asked.append(("ack", tag, multiple))
-
-    def basic_nack(self, tag: int, requeue: bool) -> None:
-        self.asked.append(("nack", tag, requeue))
 
     def close(self) -> None:
         self.closed(ChannelClosedByClient(0, "Normal shutdown"))
@@ -86,6 +80,7 @@ class Script:
         if self.refusal is not None:
             raise self.refusal
         channel = ScriptedChannel(len(self.channels) + 1)
+        channel.is_open = False
         self.channels.append(channel)
         self._opened = on_open
         return cast(Channel, channel)
@@ -93,6 +88,7 @@ class Script:
     def opened(self) -> ScriptedChannel:
         """The broker has opened the last channel."""
         channel = self.channels[-1]
+        channel.is_open = True
         self._opened(cast(Channel, channel))
         return channel
 
@@ -202,53 +198,34 @@ def test_no_channel_left(script: Script) -> None:
     assert len(script.channels) == 1
 
 
-def test_stopping_cancels_and_still_acknowledges(script: Script) -> None:
+def test_stopping_still_acknowledges_and_begins_nothing_anew(script: Script) -> None:
     reader = script.reader()
     reader.start()
     channel = script.opened()
     assert reader.subscription is not None
     reader.stop()
     reader.acknowledge(reader.subscription, 4)
-    assert channel.asked[-2:] == [("cancel", "tag-3"), ("ack", 4, True)]
+    assert channel.asked[-2:] == [("consume", "orders"), ("ack", 4, True)]
     channel.closed(NOT_FOUND)
     assert script.timers == []
 
 
-def test_pausing_hands_back_until_the_broker_has_stopped(script: Script) -> None:
+def test_stopped_while_its_channel_opens(script: Script) -> None:
     reader = script.reader()
     reader.start()
-    channel = script.opened()
-    refusing = []
-    reader.pause(10)
-    refusing.append(script.subscriptions[1].refusing)
-    reader.resume()
-    reader.give_back(5)
-    refusing.append(script.subscriptions[1].refusing)
-    channel.on_cancelled(None)
-    refusing.append(script.subscriptions[1].refusing)
-    assert refusing == [True, True, False]
-    assert channel.asked[-4:] == [("cancel", "tag-3"), ("nack", 5, True), ("qos", 10), ("consume", "orders")]
-    assert not reader.paused
+    reader.stop()
+    assert script.opened().asked[-1] == ("qos", 100)
 
 
-def test_the_channel_goes_while_resuming(script: Script) -> None:
+def test_what_the_broker_has_heard(script: Script) -> None:
+    heard: list[str] = []
     reader = script.reader()
     reader.start()
+    assert not reader.when_heard(lambda: heard.append("too early"))
     channel = script.opened()
-    reader.pause(10)
-    reader.resume()
+    assert reader.when_heard(lambda: heard.append("all"))
+    assert heard == []
+    channel.on_prefetch(None)
+    assert heard == ["all"]
     channel.closed(NOT_FOUND)
-    script.time_passes()
-    assert script.opened().asked[-2:] == [("qos", 10), ("consume", "orders")]
-
-
-def test_paused_while_the_queue_is_away(script: Script) -> None:
-    reader = script.reader()
-    reader.start()
-    channel = script.opened()
-    reader.pause(10)
-    channel.closed(NOT_FOUND)
-    script.time_passes()
-    assert script.opened().asked == [("declare", "orders", {"passive": True})]
-    reader.resume()
-    assert script.channels[-1].asked[-2:] == [("qos", 10), ("consume", "orders")]
+    assert not reader.when_heard(lambda: heard.append("too late"))

@@ -2,6 +2,11 @@
 
 Only this thread touches pika. Deliveries wait here until they are polled; the prefetch bounds how many, `max_unacked` how many
 bytes. A link lives for one connection: when that breaks, what it held comes again over the next one.
+
+No consumer is ever cancelled, and a connection is ended by closing its socket. After a `basic.cancel` the broker hands what comes next
+to the next consumer of a queue with a single active one, while this one still holds what came before; and after a `connection.close` a
+quorum queue does the same before it takes back what was held (seen with RabbitMQ 3.10). Both break the order of a key. Whoever wants no
+more drops what comes: the broker puts it back in its place when the socket is gone.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
@@ -45,11 +50,22 @@ class Release(NamedTuple):
 
 
 class Link:
-    """One connection and its queues. All methods are for the source's thread."""
+    """One connection and its queues. All methods are for the source's thread.
 
-    def __init__(self, config: RabbitMQConfig, address: Address, parameters: ConnectionParameters) -> None:
+    `prefetches` are those of queues that have less than the configured one; what the link adds to it holds from the next link on.
+    """
+
+    def __init__(
+        self,
+        config: RabbitMQConfig,
+        address: Address,
+        parameters: ConnectionParameters,
+        prefetches: dict[str, int],
+    ) -> None:
         self.arrived = threading.Event()
-        """Set while there is something to take, or the link has failed."""
+        """Set while there is something to take, or the link has failed or is spent."""
+        self.spent = False
+        """All is settled, and it takes in nothing more: its messages were too large for its prefetches."""
         self._config = config
         self._address = address
         self._parameters = parameters
@@ -58,11 +74,13 @@ class Link:
         self._owners: list[Subscription] = []
         self._failure: MilkrunError | None = None
         self._ready = threading.Event()
-        self._closing = False
+        self._prefetches = prefetches
+        self._draining = self._narrowing = self._closing = False
         self._loop = IOLoop()
         self._connection: DeliveryConnection | None = None
         self._subscriptions: dict[int, Subscription] = {}
-        self._bytes = 0
+        self._bytes = self._messages = 0
+        self._unheard = 0
         self._readers = self._make_readers()
         self._log = structlog.get_logger()
         self._thread = threading.Thread(target=self._run, name="rabbitmq", daemon=True)
@@ -86,7 +104,7 @@ class Link:
             count = self._fitting(most)
             taken = self._deliveries[:count], self._owners[:count]
             del self._deliveries[:count], self._owners[:count]
-            if not self._deliveries and self._failure is None:
+            if not self._deliveries and self._failure is None and not self.spent:
                 self.arrived.clear()
         return taken
 
@@ -96,6 +114,7 @@ class Link:
 
     def drain(self) -> None:
         """Take in nothing new."""
+        self._draining = True
         self._call(self._stop_readers)
 
     def close(self) -> None:
@@ -126,7 +145,9 @@ class Link:
         config = self._config
         connection = Connection(self._open_channel, self._loop.call_later, self._subscriptions)
         return {
-            queue.encode(): QueueReader(queue, config.declare.get(queue), config.prefetch, connection)
+            queue.encode(): QueueReader(
+                queue, config.declare.get(queue), self._prefetches.get(queue, config.prefetch), connection
+            )
             for queue in config.queues
         }
 
@@ -184,8 +205,16 @@ class Link:
             self._loop.stop()
             return
         self._loop.call_later(CLOSE_SECONDS, self._abort)
-        if not connection.is_closing:
-            connection.close()
+        # Acknowledgements count once the broker has read them, which a closed socket doesn't promise.
+        unheard = [reader for reader in self._readers.values() if reader.when_heard(self._heard)]
+        self._unheard = len(unheard)
+        if not unheard:
+            self._abort()
+
+    def _heard(self) -> None:
+        self._unheard -= 1
+        if not self._unheard:
+            self._abort()
 
     def _drop(self) -> None:
         """Close the socket of a connection that nobody serves any more, or the broker would keep its messages for us."""
@@ -196,50 +225,58 @@ class Link:
                 self._loop.start()
 
     def _abort(self) -> None:
-        """The broker doesn't answer: drop the socket. pika has no public way to do so."""
-        cast(Any, self._connection)._terminate_stream(ConnectionWrongStateError("closed without an answer"))
+        """Close the socket, without a word. pika has no public way to do so."""
+        cast(Any, self._connection)._terminate_stream(ConnectionWrongStateError("closed"))
 
     def _on_deliveries(self, deliveries: list[Delivery]) -> None:
-        owners = [self._subscriptions.get(delivery.channel) for delivery in deliveries]
+        if self._draining:
+            return
         kept, of = [], []
-        for delivery, owner in zip(deliveries, owners, strict=True):
+        for delivery in deliveries:
+            owner = self._subscriptions.get(delivery.channel)
             if owner is None:
                 continue  # Its channel is being closed: the broker keeps it.
-            if owner.refusing:
-                self._readers[owner.queue].give_back(delivery.tag)
-                continue
             size = len(delivery.body)
             self._bytes += size
             owner.bytes += size
             owner.messages += 1
             kept.append(delivery)
             of.append(owner)
+        self._messages += len(kept)
         with self._lock:
             self._deliveries += kept
             self._owners += of
         if kept and not self.arrived.is_set():
             self.arrived.set()
         if self._bytes > self._config.max_unacked:
-            self._hold_back(dict.fromkeys(of))
+            self._narrow()
 
-    def _hold_back(self, subscriptions: Iterable[Subscription]) -> None:
-        """Pause the queues that hold more than their share, and let them go on with a prefetch that fits."""
+    def _narrow(self) -> None:
+        """Give queues that hold more than their share a prefetch that fits, from the next link on: a consumer's can't be changed."""
         share = self._config.max_unacked // len(self._readers)
-        for subscription in subscriptions:
+        for subscription in self._subscriptions.values():
             reader = self._readers[subscription.queue]
             # A prefetch of 1 can't be lowered: what is held then is a single message.
-            can_wait = reader.subscription is subscription and not reader.paused and reader.prefetch > 1
-            if can_wait and subscription.bytes > share:
+            if subscription.bytes > share and reader.prefetch > 1:
                 average = max(1, subscription.bytes // subscription.messages)
-                reader.pause(max(1, min(reader.prefetch // 2, share // 2 // average)))
+                prefetch = max(1, min(reader.prefetch // 2, share // 2 // average))
+                self._prefetches[reader.queue] = prefetch
+                self._draining = self._narrowing = True
+                self._log.warning(
+                    "rabbitmq.narrowed",
+                    queue=reader.queue,
+                    reason="too many bytes are unacknowledged",
+                    prefetch=prefetch,
+                )
 
     def _release(self, releases: list[Release]) -> None:
         for subscription, size, messages, tag in releases:
             self._bytes -= size
+            self._messages -= messages
             subscription.bytes -= size
             subscription.messages -= messages
-            reader = self._readers[subscription.queue]
             if tag is not None:
-                reader.acknowledge(subscription, tag)
-            if reader.paused and subscription.messages == 0:
-                reader.resume()
+                self._readers[subscription.queue].acknowledge(subscription, tag)
+        if self._narrowing and not self._messages:
+            self.spent = True
+            self.arrived.set()

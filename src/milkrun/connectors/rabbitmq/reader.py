@@ -34,7 +34,6 @@ class Subscription:
     prefix: Prefix = field(default_factory=Prefix)
     bytes: int = 0
     messages: int = 0
-    refusing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +58,7 @@ class QueueReader:
         self._differs = False
         self._connection = connection
         self._channel: Channel | None = None
-        self._consumer: str | None = None
         self._stopped = False
-        self._paused = self._cancelling = self._resumes = False
         self._delay = FIRST_DELAY
         self._reported = ""
         self._log = structlog.get_logger().bind(queue=queue)
@@ -80,41 +77,20 @@ class QueueReader:
         self._channel.add_on_close_callback(self._on_close)
 
     def stop(self) -> None:
-        """Take in nothing new; what has come can still be acknowledged."""
+        """Begin nothing anew; what has come can still be acknowledged."""
         self._stopped = True
-        self._cancel()
 
-    def pause(self, prefetch: int) -> None:
-        """Take in nothing, and hand back what comes, until `resume`; from then on with another prefetch."""
-        self._paused, self.prefetch = True, prefetch
-        if self.subscription is not None:
-            self.subscription.refusing = True
-        self._cancel()
-        self._log.warning("rabbitmq.paused", reason="too many bytes are unacknowledged", prefetch=prefetch)
-
-    def resume(self) -> None:
-        """Go on after `pause`, once all that was on its way has come."""
-        if self._cancelling:
-            self._resumes = True
-            return
-        self._paused = self._resumes = False
-        if self.subscription is not None and self._channel is not None and self._channel.is_open:
-            self.subscription.refusing = False
-            self._consume(self._channel)
+    def when_heard(self, callback: Callable[[], object]) -> bool:
+        """Call it once the broker has heard all that was said of this queue; False where no channel is open."""
+        if self._channel is None or not self._channel.is_open:
+            return False
+        self._channel.basic_qos(prefetch_count=self.prefetch, callback=lambda _: callback())
+        return True
 
     def acknowledge(self, subscription: Subscription, tag: int) -> None:
         """Acknowledge all deliveries up to `tag`, unless their channel is gone: then the broker has them again."""
         if subscription is self.subscription and self._channel is not None and self._channel.is_open:
             self._channel.basic_ack(tag, multiple=True)
-
-    def give_back(self, tag: int) -> None:
-        """Back into the queue with one delivery of the present channel."""
-        if self._channel is not None and self._channel.is_open:
-            self._channel.basic_nack(tag, requeue=True)
-
-    @property
-    def paused(self) -> bool:
-        return self._paused
 
     # -- getting to consume
 
@@ -136,29 +112,13 @@ class QueueReader:
             )
         self.subscription = Subscription(self.queue.encode())
         self._connection.subscriptions[channel.channel_number] = self.subscription
-        if not self._paused:
-            self._consume(channel)
-
-    def _consume(self, channel: Channel) -> None:
         channel.basic_qos(prefetch_count=self.prefetch, callback=_heard)
         if not self._stopped:
-            self._consumer = channel.basic_consume(self.queue, _unexpected, callback=self._on_consuming)
+            channel.basic_consume(self.queue, _unexpected, callback=self._on_consuming)
 
     def _on_consuming(self, _: Method[Basic.ConsumeOk]) -> None:
         self._delay, self._reported = FIRST_DELAY, ""
         self._log.info("rabbitmq.consuming", prefetch=self.prefetch)
-
-    def _cancel(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None and self._channel is not None and self._channel.is_open:
-            self._cancelling = True
-            self._channel.basic_cancel(consumer, callback=self._on_cancelled)
-
-    def _on_cancelled(self, _: Method[Basic.CancelOk]) -> None:
-        """The broker's answer comes behind the last delivery."""
-        self._cancelling = False
-        if self._resumes:
-            self.resume()
 
     # -- losing it
 
@@ -191,10 +151,7 @@ class QueueReader:
             self._differs = True
 
     def _forget(self) -> None:
-        self.subscription = self._consumer = None
-        self._cancelling = False
-        if self._resumes:
-            self._paused = self._resumes = False
+        self.subscription = None
         if self._channel is not None:
             self._connection.subscriptions.pop(self._channel.channel_number, None)
 

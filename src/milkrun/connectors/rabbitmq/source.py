@@ -51,17 +51,23 @@ class RabbitMQSource(Source):
         super().__init__(config, context)
         self._config = config
         self._link: Link | None = None
+        self._prefetches: dict[str, int] = {}
+        self._draining = False
         self._tables = HeaderTables()
 
     def open(self, position: Any) -> None:
         address = check(self._config)
         name = f"milkrun {self.context.pipeline}/{self.context.name}"
         given = parameters(self._config, address, self.context.folder, name)
-        self._link = Link(self._config, address, given)
+        self._link = Link(self._config, address, given, self._prefetches)
         self._link.open()
 
     def poll(self, max_events: int, timeout: float) -> Received | None:
         link = self._opened()
+        if link.spent and not self._draining:
+            link.close()
+            self.open(None)
+            link = self._opened()
         if not link.arrived.is_set():
             self.context.clock.wait(link.arrived, timeout)
         link.check()
@@ -85,6 +91,7 @@ class RabbitMQSource(Source):
         )
 
     def drain(self) -> None:
+        self._draining = True
         if self._link is not None:
             self._link.drain()
 

@@ -5,8 +5,8 @@ Keys and values are the messages' bytes, untouched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain, repeat
 
 import pyarrow as pa
 from confluent_kafka import Message
@@ -20,40 +20,52 @@ Event = tuple[int, bytes | None, bytes | None, list[Header]]
 
 def to_columns(messages: Sequence[Message]) -> pa.RecordBatch:
     """The messages of one partition as `BATCH_SCHEMA`."""
-    headers = [message.headers() or () for message in messages]
-    pairs = list(chain.from_iterable(headers))
-    bounds = pa.array([0, *accumulate(map(len, headers))], pa.int32())
-    flat = pa.StructArray.from_arrays(
-        [
-            pa.array([key for key, _ in pairs], pa.string()),
-            pa.array([value for _, value in pairs], pa.binary()),
-        ],
-        fields=list(HEADER),
-    )
     columns = [
         pa.array([message.offset() for message in messages], pa.int64()),
         pa.array([message.timestamp()[1] for message in messages], pa.int64()).cast(TIMESTAMP),
         pa.array([message.key() for message in messages], pa.binary()),
         pa.array([message.value() for message in messages], pa.binary()),
-        pa.ListArray.from_arrays(bounds, flat, type=HEADERS),
+        _headers([message.headers() for message in messages]),  # type: ignore[misc]
     ]
     return pa.RecordBatch.from_arrays(columns, schema=BATCH_SCHEMA)
 
 
+def _headers(headers: Sequence[Sequence[Header] | None]) -> pa.ListArray:
+    if not any(headers):
+        return pa.ListArray.from_arrays(
+            pa.repeat(pa.scalar(0, pa.int32()), len(headers) + 1), _pairs([]), type=HEADERS
+        )
+    given = [each or () for each in headers]
+    bounds = pa.array([0, *accumulate(map(len, given))], pa.int32())
+    return pa.ListArray.from_arrays(bounds, _pairs(list(chain.from_iterable(given))), type=HEADERS)
+
+
+def _pairs(pairs: Sequence[Header]) -> pa.StructArray:
+    names = pa.array([name for name, _ in pairs], pa.string())
+    return pa.StructArray.from_arrays(
+        [names, pa.array([value for _, value in pairs], pa.binary())], fields=list(HEADER)
+    )
+
+
 def to_events(records: pa.RecordBatch) -> Iterator[Event]:
     """The records' rows as the client library takes them."""
-    headers = records.column("headers")
-    flat = headers.flatten()
-    pairs = list(zip(flat.field("key").to_pylist(), flat.field("value").to_pylist(), strict=True))
-    counts = headers.value_lengths().to_pylist()
-    ends = list(accumulate(counts))
+    keys = records.column("key")
     return zip(
         records.column("timestamp").cast(pa.int64()).to_pylist(),
-        records.column("key").to_pylist(),
+        repeat(None, len(keys)) if keys.null_count == len(keys) else keys.to_pylist(),
         records.column("value").to_pylist(),
-        [pairs[end - count : end] for count, end in zip(counts, ends, strict=True)],
+        _events_headers(records.column("headers")),
         strict=True,
     )
+
+
+def _events_headers(headers: pa.ListArray) -> Iterable[list[Header]]:
+    flat = headers.flatten()
+    if not len(flat):
+        return repeat([], len(headers))
+    pairs = list(zip(flat.field("key").to_pylist(), flat.field("value").to_pylist(), strict=True))
+    counts = headers.value_lengths().to_pylist()
+    return [pairs[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
 
 
 def no_events() -> pa.RecordBatch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,8 @@ class Reader:
         self._topic = topic
         self._partition = partition
         self._place = TopicPartition(topic, partition)
-        self._buffer = no_events()
+        self._buffer: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0
         self._buffer_end = offset
         """Where the fetching goes on: past the buffer, and past offsets that hold no event."""
         self._paused = False
@@ -57,9 +59,7 @@ class Reader:
 
     def covers(self, offset: int) -> bool:
         """Whether a read from `offset` needs no seek."""
-        if self._buffer.num_rows:
-            return bool(self._buffer.column("offset")[0].as_py() <= offset <= self._buffer_end)
-        return offset == self._buffer_end
+        return _first_offset(self._buffer, self._buffer_end) <= offset <= self._buffer_end
 
     def read(self, offset: int, end: int, max_rows: int, max_bytes: int) -> Batch:
         """Events from `offset`, of those before `end`; waits until there is one or it is certain that there is none."""
@@ -71,25 +71,31 @@ class Reader:
                     f"{self._topic}[{self._partition}] gives no event after {self._buffer_end}, before {end}"
                 )
         self.used_at = time.monotonic()
-        taken = self._fitting(max_rows, max_bytes)
-        events, self._buffer = self._buffer.slice(0, taken), self._buffer.slice(taken)
-        following = self._buffer.column("offset")[0].as_py() if self._buffer.num_rows else self._buffer_end
-        return Batch(self._topic, self._partition, events, following)
+        whole = _concatenated(self._buffer)
+        taken = _fitting(whole, max_rows, max_bytes)
+        self._buffer, self._rows, self._bytes = [], 0, 0
+        self._keep(whole.slice(taken))
+        return Batch(
+            self._topic, self._partition, whole.slice(0, taken), _first_offset(self._buffer, self._buffer_end)
+        )
 
     def _enough(self, end: int, max_rows: int, max_bytes: int) -> bool:
-        rows = self._buffer.num_rows
-        return self._buffer_end >= end or rows >= max_rows or (rows > 0 and self._buffer.nbytes >= max_bytes)
+        full = self._rows > 0 and self._bytes >= max_bytes
+        return self._buffer_end >= end or self._rows >= max_rows or full
 
     def _drop_before(self, offset: int) -> None:
-        first = int(np.searchsorted(self._buffer.column("offset").to_numpy(), offset))
-        self._buffer = self._buffer.slice(first)
+        if _first_offset(self._buffer, offset) >= offset:
+            return
+        held = self._buffer
+        self._buffer, self._rows, self._bytes = [], 0, 0
+        for part in held:
+            self._keep(part.slice(int(np.searchsorted(part.column("offset").to_numpy(), offset))))
 
-    def _fitting(self, max_rows: int, max_bytes: int) -> int:
-        rows = min(self._buffer.num_rows, max(1, max_rows))
-        if not rows:
-            return 0
-        size = self._buffer.slice(0, rows).nbytes
-        return rows if size <= max_bytes else max(1, int(rows * max_bytes // size))
+    def _keep(self, events: pa.RecordBatch) -> None:
+        if events.num_rows:
+            self._buffer.append(events)
+            self._rows += events.num_rows
+            self._bytes += events.nbytes
 
     def _fetch(self) -> bool:
         """Add to the buffer what comes within a moment; whether anything did."""
@@ -117,15 +123,29 @@ class Reader:
             ):
                 raise explained(error, f"reading {self._topic}[{self._partition}]")
         if messages:
-            fetched = to_columns(messages)
-            self._buffer = (
-                fetched if not self._buffer.num_rows else pa.concat_batches([self._buffer, fetched])
-            )
+            self._keep(to_columns(messages))
         self._buffer_end = end
         return True
 
     def close(self) -> None:
         self._consumer.close()
+
+
+def _first_offset(parts: Sequence[pa.RecordBatch], otherwise: int) -> int:
+    return int(parts[0].column("offset")[0].as_py()) if parts else otherwise
+
+
+def _concatenated(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    if not parts:
+        return no_events()
+    return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+
+
+def _fitting(events: pa.RecordBatch, max_rows: int, max_bytes: int) -> int:
+    """How many rows a read gives: at least one, if there is one."""
+    rows = min(events.num_rows, max(1, max_rows))
+    size = events.slice(0, rows).nbytes
+    return rows if size <= max_bytes else max(1, int(rows * max_bytes // size))
 
 
 class Readers:
