@@ -160,7 +160,8 @@ class Delivery:
         self._advanced_at = self._clock.monotonic()
         self._check_incarnation()
         batch = self._read(self._offset, self._spec.cut.rows, self._spec.cut.bytes)
-        self._waiting_since = None
+        # What this read hasn't given has come since: it waits while the cut is written.
+        self._waiting_since = self._advanced_at
         if batch.next_offset == self._offset:
             return 0
         version, prepared = self._decode(batch.events)

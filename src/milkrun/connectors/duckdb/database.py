@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 import structlog
 
-from milkrun.connectors.duckdb.failures import not_a_database, translated
+from milkrun.connectors.duckdb.failures import HeldElsewhere, not_a_database, translated
 
 _logger = structlog.get_logger(__name__)
 
@@ -34,6 +34,11 @@ BREATH_SECONDS = 0.06
 """How long it then stays closed; readers that wait look every `READER_SECONDS`."""
 
 READER_SECONDS = 0.02
+
+HELD_SECONDS = 2.0
+"""How long a writer waits for another process to close the file before it says so; it looks every `LOOK_SECONDS`."""
+
+LOOK_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,7 @@ class Database:
             pause = self._free_until - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
-            self._connection = _connect(self.path, settings)
+            self._connection = _connect_patiently(self.path, settings)
             self._opened_at = time.monotonic()
         return self._connection
 
@@ -170,6 +175,18 @@ def release(database: Database, *, exclusive: bool) -> None:
     with _registry_lock:
         if database._use(-1, exclusive) == 0:
             _databases.pop(str(database.path), None)
+
+
+def _connect_patiently(path: Path, settings: Settings) -> duckdb.DuckDBPyConnection:
+    """Waits for others to close the file: most have it open for one question, and a sink that gave up at once would come back late."""
+    deadline = time.monotonic() + HELD_SECONDS
+    while True:
+        try:
+            return _connect(path, settings)
+        except HeldElsewhere:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_SECONDS)
 
 
 def _connect(path: Path, settings: Settings) -> duckdb.DuckDBPyConnection:

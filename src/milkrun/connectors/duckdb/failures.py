@@ -54,11 +54,15 @@ def translation(error: duckdb.Error, path: Path, doing: str) -> MilkrunError:
     return _refusal(error, text, where)
 
 
+class HeldElsewhere(Transient):
+    """Another process has the file open, which it may be done with any moment."""
+
+
 def _access(text: str, path: Path, where: str) -> MilkrunError:
     if "set lock" in text:
         holder = _HOLDER.search(text)
         who = f"another process (PID {holder[1]})" if holder else "another process"
-        return Transient(
+        return HeldElsewhere(
             f"{path} is held open by {who}; Milkrun writes as soon as it is closed there",
             retry_after=LOCK_RETRY_SECONDS,
         )

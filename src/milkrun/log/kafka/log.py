@@ -16,6 +16,7 @@ from milkrun.log.kafka.producers import Observers, Producers
 from milkrun.log.kafka.reader import Readers
 from milkrun.log.kafka.transaction import KafkaTransaction
 from milkrun.log.kafka.view import View, state_key
+from milkrun.log.kafka.visible import OwnCommits
 from milkrun.log.protocol import Lease, Log, PartitionInfo, TopicInfo, Transaction, Waiting
 from milkrun.model.batch import Batch
 from milkrun.model.clock import Clock
@@ -52,6 +53,7 @@ class KafkaLog(Log):
         self.producers = Producers(settings, self.names, self.view, name)
         self.producers.recover()
         self.groups = Groups(self, settings)
+        self.own_commits = OwnCommits()
         self._readers = Readers({**settings, "group.id": self.names.group("reader")})
         self._first_events = FirstEvents({**settings, "group.id": self.names.group("reader")})
 
@@ -94,7 +96,8 @@ class KafkaLog(Log):
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         self.cluster.check(topic, partition)
-        return self.cluster.bounds(topic, partition)
+        place = (topic, partition)
+        return self.own_commits.shown(lambda: {place: self.cluster.bounds(topic, partition)})[place]
 
     def max_event_bytes(self, topic: str) -> int | None:
         # A message's own frame takes some bytes of the limit.
@@ -121,8 +124,9 @@ class KafkaLog(Log):
 
     def offset_at(self, topic: str, partition: int, timestamp: int) -> int:
         self.cluster.check(topic, partition)
+        _, end = self.bounds(topic, partition)
         found = self.cluster.offset_at(topic, partition, timestamp)
-        return self.bounds(topic, partition)[1] if found is None else found
+        return end if found is None else found
 
     def waiting(self, topic: str, partition: int, offset: int) -> Waiting:
         rows = max(0, self.bounds(topic, partition)[1] - offset)
@@ -156,7 +160,7 @@ class KafkaLog(Log):
     # -- many partitions at once
 
     def bounds_of(self, places: Sequence[Place]) -> dict[Place, tuple[int, int]]:
-        return self.cluster.bounds_of(places)
+        return self.own_commits.shown(lambda: self.cluster.bounds_of(places))
 
     def partitions_of(self, places: Sequence[Place]) -> dict[Place, PartitionInfo]:
         return {

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -29,6 +30,12 @@ TRANSACTIONS = "_transaction"
 TRANSACTION_SECONDS = 15.0
 """After this the cluster ends a transaction of which nothing more is heard; until then it holds back readers behind it."""
 
+REST_SECONDS = 0.03
+"""How long after a commit its markers are written for sure: a producer that begins again earlier waits for them, and more."""
+
+MOST_RESTING = 2
+"""Producers that rest before none is made any more: then the one that has rested longest goes on."""
+
 CALL_SECONDS = 10.0
 PATIENCE_SECONDS = 120.0
 _QUEUE_MESSAGES = 2_000_000
@@ -42,8 +49,8 @@ class Producing:
         self.owner = owner
         self.marks = marks
         self.used = 0
-        self.places: set[tuple[str, int]] = set()
-        """The partitions that the open transaction writes to."""
+        self.ended_at = 0.0
+        """When its last transaction ended (`time.monotonic`)."""
         self._names = names
         self._key = state_key(TRANSACTIONS, owner)
         self._failed: KafkaError | None = None
@@ -79,7 +86,6 @@ class Producing:
         self.used += 1
         self.tag = f"{self._session}-{self.used}"
         self._failed = None
-        self.places.clear()
         try:
             self._producer.begin_transaction()
         except KafkaException as exception:
@@ -95,7 +101,6 @@ class Producing:
         timestamp: int = 0,
     ) -> None:
         """Queue one message; `timestamp` in Unix ms, 0 for now."""
-        self.places.add((topic, partition))
         produce = self._producer.produce
         deadline = time.monotonic() + CALL_SECONDS
         while True:
@@ -125,7 +130,6 @@ class Producing:
 
     def send_events(self, topic: str, partition: int, events: Iterable[Event]) -> None:
         """Queue events in their order."""
-        self.places.add((topic, partition))
         produce, reported = self._producer.produce, self._reported
         for timestamp, key, value, headers in events:
             # To the client library the time 0 means now, and one before 1970 is an error that no retry mends.
@@ -239,22 +243,31 @@ class Producers:
         self._broken: list[str] = []
 
     def recover(self) -> None:
-        """End what the process that had this name before has left open."""
+        """End what the process that had this name before has left open, and have as many producers as rest under load: to make one
+        takes a second."""
         if not self._stable:
             return
-        stored = self._view.scan(TRANSACTIONS, f"{self._name}.")
-        owners = [owner for owner, _ in stored]
-        started = [self.make(owner) for owner in owners]
+        stored = [owner for owner, _ in self._view.scan(TRANSACTIONS, f"{self._name}.")]
+        self._numbers = itertools.count(
+            1 + max((int(owner.rpartition(".")[2]) for owner in stored), default=-1)
+        )
+        owners = [*stored, *(self._owner() for _ in range(MOST_RESTING + 1 - len(stored)))]
+        with ThreadPoolExecutor(len(owners)) as pool:
+            started = list(pool.map(self.make, owners))
         with self._lock:
             self._free += started
-        self._numbers = itertools.count(len(owners))
+
+    def _owner(self) -> str:
+        return f"{self._name}.{next(self._numbers):03d}"
 
     def take(self) -> Producing:
-        """A producer that nobody uses."""
+        """A producer that nobody uses, and if there is one, that has rested: the one used last of these, so that few are in use."""
         with self._lock:
-            if self._free:
-                return self._free.pop()
-            owner = self._broken.pop() if self._broken else f"{self._name}.{next(self._numbers):03d}"
+            rested_before = time.monotonic() - REST_SECONDS
+            rested = [number for number, each in enumerate(self._free) if each.ended_at <= rested_before]
+            if rested or len(self._free) > MOST_RESTING:
+                return self._free.pop(rested[-1] if rested else 0)
+            owner = self._broken.pop() if self._broken else self._owner()
         try:
             return self.make(owner)
         except BaseException:
@@ -262,6 +275,7 @@ class Producers:
             raise
 
     def give_back(self, producing: Producing) -> None:
+        producing.ended_at = time.monotonic()
         with self._lock:
             self._free.append(producing)
 

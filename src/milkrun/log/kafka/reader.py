@@ -101,6 +101,8 @@ class Reader:
         """Add to the buffer what comes within a moment; whether anything did."""
         if self._paused:
             self._consumer.resume([self._place])
+            # Fetching begins at the broker's thread's next turn, up to a second later, unless a seek wakes it.
+            self._consumer.seek(TopicPartition(self._topic, self._partition, self._buffer_end))
             self._paused = False
         first = self._consumer.poll(0.2)
         if first is None:

@@ -6,7 +6,6 @@ Only `unseen` begins earlier: the ids must stand in the cluster's order before i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -20,17 +19,16 @@ from milkrun.log.kafka.groups import Groups
 from milkrun.log.kafka.naming import Names
 from milkrun.log.kafka.producers import Observers, Producers, Producing
 from milkrun.log.kafka.view import TAG, LedgerKey, SeenIds, View
+from milkrun.log.kafka.visible import OwnCommits
 from milkrun.log.protocol import Lease, Transaction
 from milkrun.log.unseen import unseen_rows
 from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.clock import Clock
-from milkrun.model.errors import Fenced, MilkrunError, Refused, Transient
+from milkrun.model.errors import Fenced, Refused, Transient
 from milkrun.model.faults import reach
 from milkrun.model.ledger import LedgerEntry
 
 CONFLICT_SECONDS = 30.0
-VISIBLE_SECONDS = 1.0
-"""How long a commit waits to be seen by all."""
 
 
 class Parts(Protocol):
@@ -42,6 +40,7 @@ class Parts(Protocol):
     producers: Producers
     observers: Observers
     groups: Groups
+    own_commits: OwnCommits
     clock: Clock
 
 
@@ -126,7 +125,8 @@ class KafkaTransaction(Transaction):
             reach("log.staged")
             with self._log.groups.holding(self._lease) as group:
                 self._commit_offsets(producing, group)
-            ends = self._log.cluster.ends(producing.places, committed=False)
+            appended = {(topic, partition) for topic, partition, _ in self._appends}
+            ends = self._log.cluster.ends(appended, committed=False) if appended else {}
             self._log.view.expect(tag)
             committed = self._commit(producing)
         except BaseException:
@@ -136,9 +136,7 @@ class KafkaTransaction(Transaction):
         if not committed:
             self._log.view.aborted(tag)
             raise Transient("the cluster has ended the transaction; nothing of it was written")
-        with suppress(MilkrunError):
-            # It is committed: a cluster that can't tell at this moment how far it shows is no reason to say otherwise.
-            self._log.view.await_visible(ends, VISIBLE_SECONDS)
+        self._log.own_commits.add(ends)
         self._log.view.committed(tag, self._puts, totals, self._seen)
         # Only now: the next transaction adds to the totals that show.
         self._give_back(self._producing or producing)

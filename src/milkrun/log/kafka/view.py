@@ -223,16 +223,6 @@ class View:
                     raise Transient("the project's state on the cluster can't be read up to its end")
                 self._changed.wait(min(left, 1.0))
 
-    def await_visible(self, ends: Mapping[Place, int], timeout: float) -> None:
-        """Wait until every reader sees what lies before `ends`, at most `timeout` seconds: a commit's markers are written after
-        its answer, and another's open transaction may hold them back."""
-        deadline = time.monotonic() + timeout
-        while True:
-            now = self._cluster.ends(ends, committed=True)
-            if all(now[place] >= end for place, end in ends.items()) or time.monotonic() > deadline:
-                return
-            time.sleep(0.002)
-
     def state_places(self, keys: Iterable[bytes] | None = None) -> list[Place]:
         """The state topic's partitions, of these keys or all."""
         if keys is None:
