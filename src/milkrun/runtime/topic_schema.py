@@ -94,26 +94,31 @@ class TopicSchemas:
 
         Transient while another worker changes this schema; Refused where declared schemas contradict each other.
         """
-        group = f"schema:{self._pipeline}/{topic}"
         for _ in range(TRIES):
-            lease = self._log.seize(group, topic, self._member)
-            try:
-                return self._add(topic, lease, values, types)
-            except Fenced:
-                # Another has seized it, for milliseconds: what it adds may be all that is missing here.
-                self._clock.wait(threading.Event(), TRY_SECONDS)
-            finally:
-                self._log.leave(group, self._member)
-        raise Transient(f"other tasks have been changing the schema of {topic} for {TRIES * TRY_SECONDS:g} s")
+            base = self._latest[topic] = self._load_latest(topic)
+            # Looking at the values takes its time: no lease is held meanwhile, or workers would take it from each other for ever.
+            version = self._next(topic, base, values, types)
+            if version is base or self._add(topic, base, version):
+                return version
+            # Another was quicker: what it has added may be all that is missing here.
+            self._clock.wait(threading.Event(), TRY_SECONDS)
+        raise Transient(f"other tasks have been changing the schema of {topic} {TRIES} times in a row")
 
-    def _add(self, topic: str, lease: Lease, values: pa.BinaryArray, types: Sequence[str]) -> SchemaVersion:
-        base = self._latest[topic] = self._load_latest(topic)
-        version = self._next(topic, base, values, types)
-        if version is not base:
+    def _add(self, topic: str, base: SchemaVersion, version: SchemaVersion) -> bool:
+        """Store the version that follows `base`; whether that still was the latest."""
+        group = f"schema:{self._pipeline}/{topic}"
+        lease = self._log.seize(group, topic, self._member)
+        try:
+            if self._load_latest(topic).version != base.version:
+                return False
             with self._log.transaction(lease) as transaction:
                 transaction.put(SCHEMAS, self._key(topic, version.version), _dump(version))
-            self._latest[topic] = self._versions[topic, version.version] = version
-        return version
+        except Fenced:
+            return False
+        finally:
+            self._log.leave(group, self._member)
+        self._latest[topic] = self._versions[topic, version.version] = version
+        return True
 
     def _next(
         self, topic: str, base: SchemaVersion, values: pa.BinaryArray, types: Sequence[str]
