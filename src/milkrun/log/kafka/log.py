@@ -12,6 +12,7 @@ from milkrun.log.kafka.cluster import Cluster, Place
 from milkrun.log.kafka.columns import no_events
 from milkrun.log.kafka.groups import Groups
 from milkrun.log.kafka.naming import INTERNAL_PREFIX, STATE_PARTITIONS, Names, client_settings
+from milkrun.log.kafka.offsets import Offsets
 from milkrun.log.kafka.producers import Observers, Producers
 from milkrun.log.kafka.reader import Readers
 from milkrun.log.kafka.transaction import KafkaTransaction
@@ -54,6 +55,7 @@ class KafkaLog(Log):
         self.producers.recover()
         self.groups = Groups(self, settings)
         self.own_commits = OwnCommits()
+        self.offsets = Offsets(self)
         self._readers = Readers({**settings, "group.id": self.names.group("reader")})
         self._first_events = FirstEvents({**settings, "group.id": self.names.group("reader")})
 
@@ -139,9 +141,7 @@ class KafkaLog(Log):
         return self.view.wait(version, timeout)
 
     def committed(self, group: str, topic: str, partition: int) -> int | None:
-        info = self.cluster.check(topic, partition)
-        found = self.cluster.committed(self.names.group(group), topic, partition)
-        return found.offset if found.offset >= 0 and found.metadata == info.incarnation else None
+        return self.offsets.committed(group, (topic, partition))
 
     def get(self, store: str, key: str) -> bytes | None:
         self.view.await_committed(self.view.state_places([state_key(store, key)]))
@@ -171,14 +171,8 @@ class KafkaLog(Log):
         }
 
     def committed_of(self, group: str, places: Sequence[Place]) -> dict[Place, int]:
-        topics = self.cluster.topics()
         # Whoever looks at many is no owner, and mustn't wait for what a dead worker has left open.
-        found = self.cluster.all_committed(self.names.group(group), places, stable=False)
-        return {
-            place: offset.offset
-            for place, offset in found.items()
-            if offset.offset >= 0 and place[0] in topics and offset.metadata == topics[place[0]].incarnation
-        }
+        return self.offsets.committed_of(group, places)
 
     def timestamps_of(self, offsets: Mapping[Place, int]) -> dict[Place, int]:
         topics = self.cluster.topics()

@@ -6,25 +6,27 @@ Only `unseen` begins earlier: the ids must stand in the cluster's order before i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
 import pyarrow as pa
 from confluent_kafka import KafkaException, TopicPartition
 
-from milkrun.log.kafka.cluster import Cluster
+from milkrun.log.kafka.cluster import Cluster, Place
 from milkrun.log.kafka.columns import to_events
 from milkrun.log.kafka.failures import error_of
 from milkrun.log.kafka.groups import Groups
 from milkrun.log.kafka.naming import Names
+from milkrun.log.kafka.offsets import OFFSETS, Offsets, StoredOffset, offset_key
 from milkrun.log.kafka.producers import Observers, Producers, Producing
-from milkrun.log.kafka.view import TAG, LedgerKey, SeenIds, View
+from milkrun.log.kafka.view import TAG, LedgerKey, SeenIds, View, state_key
 from milkrun.log.kafka.visible import OwnCommits
 from milkrun.log.protocol import Lease, Transaction
 from milkrun.log.unseen import unseen_rows
 from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.clock import Clock
-from milkrun.model.errors import Fenced, Refused, Transient
+from milkrun.model.errors import Fenced, MilkrunError, Refused, Transient
 from milkrun.model.faults import reach
 from milkrun.model.ledger import LedgerEntry
 
@@ -41,6 +43,7 @@ class Parts(Protocol):
     observers: Observers
     groups: Groups
     own_commits: OwnCommits
+    offsets: Offsets
     clock: Clock
 
 
@@ -68,15 +71,15 @@ class KafkaTransaction(Transaction):
 
     def commit_offset(self, group: str, topic: str, partition: int, offset: int) -> None:
         info = self._log.cluster.check(topic, partition)
-        named = self._log.names.group(group)
-        found = self._log.cluster.committed(named, topic, partition)
-        before = found.offset if found.offset >= 0 and found.metadata == info.incarnation else 0
+        before = self._log.offsets.committed(group, (topic, partition)) or 0
         if offset < before:
             raise Refused(
                 f"{group} is at offset {before} of {topic}[{partition}]; it can't go back to {offset}"
             )
         place = TopicPartition(topic, partition, offset, info.incarnation)
         self._offsets.setdefault(group, []).append(place)
+        stored = msgspec.msgpack.encode(StoredOffset(offset, info.incarnation))
+        self._puts[OFFSETS, offset_key(group, (topic, partition))] = stored
 
     def put(self, store: str, key: str, value: bytes | None) -> None:
         self._puts[store, key] = value
@@ -125,8 +128,9 @@ class KafkaTransaction(Transaction):
             reach("log.staged")
             with self._log.groups.holding(self._lease) as group:
                 self._commit_offsets(producing, group)
-            appended = {(topic, partition) for topic, partition, _ in self._appends}
-            ends = self._log.cluster.ends(appended, committed=False) if appended else {}
+            changed = self._state_places()
+            places = {(topic, partition) for topic, partition, _ in self._appends}.union(changed)
+            ends = self._log.cluster.ends(places, committed=False) if places else {}
             self._log.view.expect(tag)
             committed = self._commit(producing)
         except BaseException:
@@ -137,9 +141,26 @@ class KafkaTransaction(Transaction):
             self._log.view.aborted(tag)
             raise Transient("the cluster has ended the transaction; nothing of it was written")
         self._log.own_commits.add(ends)
+        self._await_state(changed)
         self._log.view.committed(tag, self._puts, totals, self._seen)
         # Only now: the next transaction adds to the totals that show.
         self._give_back(self._producing or producing)
+
+    def _state_places(self) -> list[Place]:
+        """The state topic's partitions that keys of this transaction are in."""
+        return self._log.view.state_places([state_key(*key) for key in self._puts]) if self._puts else []
+
+    def _await_state(self, places: list[Place]) -> None:
+        """State is what workers tell each other by: others see a commit of it once that returns. Events may come moments later."""
+        if not places:
+            return
+        with suppress(MilkrunError):
+            # It is committed: a cluster that can't tell at this moment how far it shows is no reason to say otherwise.
+            self._log.own_commits.shown(
+                lambda: {
+                    place: (0, end) for place, end in self._log.cluster.ends(places, committed=True).items()
+                }
+            )
 
     def _begin(self) -> Producing:
         if self._producing is None:
