@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,8 +18,6 @@ from milkrun.model.clock import Clock, SystemClock
 from milkrun.model.errors import Unreachable
 from milkrun.model.spec import KafkaLogSpec
 from tests.control.flow import PIPELINE, Flow, event, make_flow
-
-WORKER = f"{socket.gethostname()}-w1"
 
 
 @dataclass
@@ -68,6 +65,12 @@ def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> I
     assert not (flow.folder / ".milkrun" / "log.db").exists()
 
 
+def worker_name(flow: Flow) -> str:
+    """The name that the next worker gets."""
+    with Project(flow.folder) as project, WorkerSlot(project.spec.log) as slot:
+        return slot.name
+
+
 def test_the_log_is_there_before_anything_ran(flow: Flow, cluster: Cluster) -> None:
     with Project(flow.folder) as project:
         assert project.started
@@ -78,23 +81,25 @@ def test_the_log_is_there_before_anything_ran(flow: Flow, cluster: Cluster) -> N
 
 
 def test_a_worker_opens_the_log_under_the_name_of_its_slot(flow: Flow, cluster: Cluster) -> None:
+    name = worker_name(flow)
     flow.give(event(1), event(2))
     assert flow.run().ok
-    assert cluster.calls == ["open ", f"open {WORKER}", f"close {WORKER}", "close "]
+    assert cluster.calls == ["open ", f"open {name}", f"close {name}", "close "]
     # The slot is held by then: whoever else wants one gets the next.
-    assert cluster.names_taken == [WORKER, WORKER.removesuffix("1") + "2"]
+    assert cluster.names_taken == [name, name.removesuffix("1") + "2"]
     with Project(flow.folder) as project:
-        assert [worker.name for worker in project.status().workers] == [WORKER]
+        assert [worker.name for worker in project.status().workers] == [name]
         assert project.verify().ok
 
 
 def test_a_worker_that_can_not_open_the_log_gives_its_slot_back(flow: Flow, cluster: Cluster) -> None:
+    name = worker_name(flow)
     cluster.failure = Unreachable("kafka-1:9092 doesn't answer")
     with Project(flow.folder) as project:
         with pytest.raises(Unreachable):
             work(project, Stopping())
         with WorkerSlot(project.spec.log) as slot:
-            assert slot.name == WORKER
+            assert slot.name == name
 
 
 def test_a_log_that_was_given_is_the_workers_too(flow: Flow, cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -35,15 +36,19 @@ def test_slots_are_the_lowest_free_ones(tmp_path: Path) -> None:
     assert names == ["log.db.w1.lock", "log.db.w2.lock"]
 
 
-def test_slots_on_kafka_belong_to_a_host(tmp_path: Path) -> None:
-    log = KafkaLogSpec("a:1", "shop", tmp_path / ".milkrun")
+def test_slots_on_kafka_belong_to_a_host_and_a_folder(tmp_path: Path) -> None:
+    log = KafkaLogSpec("a:1", "shop", tmp_path / "one" / ".milkrun")
+    elsewhere = replace(log, folder=tmp_path / "two" / ".milkrun")
     with WorkerSlot(log, host="a b.example") as first, WorkerSlot(log, host="c") as other:
-        assert (first.name, other.name) == ("a-b.example-w1", "c-w1")
+        assert re.fullmatch(r"a-b\.example-[0-9a-f]{4}-w1", first.name)
+        assert other.name == first.name.replace("a-b.example", "c")
         with WorkerSlot(log, host="c") as second, WorkerSlot(replace(log, project="x"), host="c") as third:
-            assert (second.name, third.name) == ("c-w2", "c-w1")
-    with WorkerSlot(log) as own:
-        assert own.name.endswith("-w1")
-        assert own.name != "-w1"
+            assert (second.name, third.name) == (other.name.removesuffix("1") + "2", other.name)
+        with WorkerSlot(elsewhere, host="c") as apart:
+            assert apart.name.endswith("-w1")
+            assert apart.name != other.name
+    with WorkerSlot(log, host="c") as again:
+        assert again.name == other.name
 
 
 def test_there_is_an_end_to_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Names of workers, each held by one living process at a time: `w1`, `w2` ... on an embedded log, `<host>-w1` ... on Kafka.
+"""Names of workers, each held by one living process at a time: `w1`, `w2` ... on an embedded log, `<host>-<folder>-w1` ... on Kafka.
 
 A worker's name is its identity in the log's leases and transactions. A slot is a locked file, beside the embedded log or in the project's
 folder: the system unlocks it when the process ends, however it ends; so a worker started after a crash takes over the dead
@@ -8,6 +8,7 @@ one's name, and with it its leases, at once.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import socket
@@ -51,8 +52,10 @@ def _place(log: LogSpec, host: str) -> tuple[Path, str, str]:
     """The folder of the lock files, how their names begin, and how workers' names begin."""
     if isinstance(log, EmbeddedLogSpec):
         return log.path.parent, log.path.name, ""
-    # The host is in the file's name too: machines may share the folder, and must not share its slots.
-    return log.folder, f"kafka.{log.project}", re.sub(r"[^A-Za-z0-9._-]", "-", host) + "-"
+    # The host is in the file's name too: machines may share the folder, and must not share its slots. Folders of one host don't see
+    # each other's slots, so that names tell them apart.
+    place = hashlib.sha256(os.fsencode(log.folder.resolve())).hexdigest()[:4]
+    return log.folder, f"kafka.{log.project}", f"{re.sub(r'[^A-Za-z0-9._-]', '-', host)}-{place}-"
 
 
 def _take(folder: Path, prefix: str, owner: str) -> tuple[int, str]:

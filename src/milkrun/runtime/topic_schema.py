@@ -16,7 +16,7 @@ import msgspec
 import pyarrow as pa
 
 from milkrun.codecs.json import decode, grown
-from milkrun.log.protocol import Lease, Log
+from milkrun.log.protocol import Log
 from milkrun.model.clock import Clock
 from milkrun.model.errors import Fenced, Refused, Transient
 from milkrun.model.schema import EventSchema, from_json_schema, merge

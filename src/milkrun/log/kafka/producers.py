@@ -7,6 +7,7 @@ under its id's key: after a new producer's start that key tells whether the tran
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 import uuid
@@ -38,6 +39,11 @@ MOST_RESTING = 2
 
 CALL_SECONDS = 10.0
 PATIENCE_SECONDS = 120.0
+# Even at its lowest level the client library prints that a producer is fenced, which is raised here.
+_SILENT = logging.getLogger("milkrun.kafka.client")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
 _QUEUE_MESSAGES = 2_000_000
 _QUEUE_KILOBYTES = 1 << 20
 
@@ -73,7 +79,8 @@ class Producing:
                 "queue.buffering.max.kbytes": _QUEUE_KILOBYTES,
                 "delivery.report.only.error": True,
                 "log_level": 0,
-            }
+            },
+            logger=_SILENT,
         )
 
     def start(self) -> None:
