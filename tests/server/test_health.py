@@ -41,6 +41,15 @@ def test_ready_while_every_task_is_at_work(project: Project, states: tuple[str, 
     assert told(project, "/healthz") == (200, {"status": "ok"})
 
 
+def test_not_ready_before_a_version_is_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    make_flow(tmp_path / "new", monkeypatch)
+    with opened(tmp_path / "new", clock) as unapplied:
+        expected = {"status": "not ready", "waiting_for": "milkrun apply"}
+        assert told(unapplied, "/readyz") == (503, expected)
+
+
 @pytest.mark.parametrize(
     ("state", "error"),
     [("retrying", "no broker"), ("failed", "no rights"), ("starting", None), ("stopped", None)],

@@ -51,11 +51,13 @@ def _health(project: Project) -> Response:
 
 
 def _readiness(project: Project) -> Response:
-    """Ready is 200; otherwise 503 with the tasks that aren't at work, their states and errors."""
+    """Ready is 200; otherwise 503 with the tasks that aren't at work, their states and errors, or what is waited for."""
     try:
         status = project.status()
     except MilkrunError as error:
         return JSONResponse({"status": "failing", "error": str(error)}, status_code=503)
+    if status.version is None:
+        return JSONResponse({"status": "not ready", "waiting_for": "milkrun apply"}, status_code=503)
     waiting = [
         {
             "pipeline": task.pipeline,
