@@ -30,6 +30,7 @@ from tests.chaos.run import FINISH
 NAMES = ("w1", "w2")
 POSTERS, PUBLISHERS = 2, 4
 FINISH_SECONDS = 120.0
+SHOWN_LINES = 200
 LONGEST_SECONDS = 600.0
 """After this the clients are given up."""
 
@@ -161,6 +162,7 @@ def _finish(places: Places, workers: Workers, clients: Sequence[Client]) -> list
     (places.folder / FINISH).touch()
     if not workers.join(FINISH_SECONDS):
         trouble.append(f"{', '.join(workers.running())} didn't finish in time")
+        workers.dump()
     return trouble
 
 
@@ -204,8 +206,17 @@ def main(arguments: list[str]) -> int:
         (folder / "run").mkdir()
         with site(folder) as at:
             figures = run(at, folder / "run", kind, seed, Load(events, seconds, 100))
+        if not figures.good:
+            _show_logs(folder / "run")
     print(HEADER, figures.row(), figures.summary(), sep="\n")
     return 0 if figures.good else 1
+
+
+def _show_logs(folder: Path) -> None:
+    """What the workers said last."""
+    for log in sorted(folder.glob("*.log")):
+        lines = log.read_text(errors="replace").splitlines()
+        print(f"--- {log.name}", *lines[-SHOWN_LINES:], sep="\n")
 
 
 if __name__ == "__main__":

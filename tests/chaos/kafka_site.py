@@ -6,6 +6,7 @@ What a fault does to brokers and workers goes through here, and is counted.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -162,6 +163,11 @@ class Workers:
         deadline = time.monotonic() + seconds
         return all(self.wait_end(name, max(0.1, deadline - time.monotonic())) for name in self.running())
 
+    def dump(self) -> None:
+        """Let each write down where its threads are."""
+        for name in self.running():
+            self._signal(name, signal.SIGUSR1)
+
     def close(self) -> None:
         """Kill what is left."""
         for process in self._processes.values():
@@ -184,6 +190,7 @@ def _work(spec: ProjectSpec, name: str, kill_at: str | None, stop_at: str | None
     os.dup2(output, 1)
     os.dup2(output, 2)
     _die_with_parent()
+    faulthandler.register(signal.SIGUSR1)
     if stop_at:
         os.environ["MILKRUN_STOP_AT"] = stop_at
     threading.current_thread().name = name

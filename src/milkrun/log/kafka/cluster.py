@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -27,6 +26,7 @@ from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from milkrun.log.kafka.failures import NOT_FOUND, error_of, explained, explaining
+from milkrun.log.kafka.group_offsets import GroupOffsets
 from milkrun.log.kafka.naming import client_settings, is_internal
 from milkrun.log.protocol import TopicInfo
 from milkrun.model.errors import NotFound, Refused, Transient, Unreachable
@@ -62,6 +62,7 @@ class Cluster:
     def __init__(self, spec: KafkaLogSpec) -> None:
         self._spec = spec
         self._admin = AdminClient({**client_settings(spec), "log_level": 0})
+        self._offsets_of_groups = GroupOffsets(client_settings(spec))
         self._lock = threading.Lock()
         self._known: dict[str, TopicInfo] = {}
         self._limits: dict[str, int] = {}
@@ -369,17 +370,9 @@ class Cluster:
         return known
 
     def _group_offsets(self, group: str, places: list[TopicPartition], stable: bool) -> list[TopicPartition]:
-        asked = ConsumerGroupTopicPartitions(group, places)
-
-        def ask() -> list[TopicPartition]:
-            # Seldom given up: librdkafka 2.16 was seen to abort the process (rd_kafka_enq_once_del_source_return) after it timed out.
-            futures = self._admin.list_consumer_group_offsets(
-                [asked], require_stable=stable, request_timeout=REQUEST_SECONDS
-            )
-            answer = self._result(futures[group], f"asking for the offsets of {group}")
-            return list(answer.topic_partitions or ())
-
-        return self._patiently(ask)
+        return self._patiently(
+            lambda: self._offsets_of_groups.ask(group, places, stable=stable, timeout=ATTEMPT_SECONDS)
+        )
 
     @staticmethod
     def _is_stable(group: str, found: TopicPartition) -> bool:
@@ -410,6 +403,10 @@ class Cluster:
             if error.code() in _CHANGING:
                 raise _Exists from None
             raise explained(error, doing) from exception
+
+    def close(self) -> None:
+        """Give connections up."""
+        self._offsets_of_groups.close()
 
     def visible(self) -> list[TopicInfo]:
         """The topics that aren't internal, by name."""

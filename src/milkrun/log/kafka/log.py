@@ -220,3 +220,4 @@ class KafkaLog(Log):
         self._readers.close()
         self._first_events.close()
         self.view.close()
+        self.cluster.close()

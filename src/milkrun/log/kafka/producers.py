@@ -38,7 +38,9 @@ MOST_RESTING = 2
 """Producers that rest before none is made any more: then the one that has rested longest goes on."""
 
 CALL_SECONDS = 10.0
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 30.0
+"""How long a call is made again while the client library says that it may be; each takes up to `CALL_SECONDS`."""
+
 # Even at its lowest level the client library prints that a producer is fenced, which is raised here.
 _SILENT = logging.getLogger("milkrun.kafka.client")
 _SILENT.addHandler(logging.NullHandler())
@@ -62,6 +64,7 @@ class Producing:
         self._failed: KafkaError | None = None
         self._session = uuid.uuid4().hex[:12]
         self.tag = ""
+        self._stuck = False
         self._producer = Producer(
             {
                 **settings,
@@ -176,12 +179,22 @@ class Producing:
             raise Fenced(f"another producer writes as {self.owner} now") from None
 
     def commit_offsets(self, offsets: list[TopicPartition], metadata: Any) -> None:
-        """Consumer offsets, as part of the transaction. Fenced where the group no longer knows the member."""
-        if offsets:
+        """Consumer offsets, as part of the transaction. Fenced where the group no longer knows the member.
+
+        Unreachable where the client library doesn't come to it: once brokers had gone and come it was seen to wait for ever for the
+        group's coordinator, and only another producer goes on.
+        """
+        if not offsets:
+            return
+        try:
             _retrying(
                 lambda: self._producer.send_offsets_to_transaction(offsets, metadata, CALL_SECONDS),
                 "committing offsets",
+                patience=CALL_SECONDS,
             )
+        except Unreachable:
+            self._stuck = True
+            raise
 
     def mark(self) -> None:
         """Queue the record by which `was_committed` tells later whether this transaction was."""
@@ -196,6 +209,8 @@ class Producing:
 
     def abort(self) -> bool:
         """Forget the open transaction; False where this producer can't go on."""
+        if self._stuck:
+            return False
         try:
             self._producer.purge()
             self._producer.poll(0)
@@ -210,9 +225,9 @@ class Producing:
         return self._key
 
 
-def _retrying_raw(call: Callable[[], Any]) -> None:
+def _retrying_raw(call: Callable[[], Any], patience: float = PATIENCE_SECONDS) -> None:
     """Make the call again while the client library says that it may be; a commit that is tried again isn't two commits."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + patience
     while True:
         try:
             call()
@@ -225,9 +240,9 @@ def _retrying_raw(call: Callable[[], Any]) -> None:
             return
 
 
-def _retrying(call: Callable[[], Any], doing: str) -> None:
+def _retrying(call: Callable[[], Any], doing: str, patience: float = PATIENCE_SECONDS) -> None:
     try:
-        _retrying_raw(call)
+        _retrying_raw(call, patience)
     except KafkaException as exception:
         error = error_of(exception)
         if error.code() in LOST_GROUP:

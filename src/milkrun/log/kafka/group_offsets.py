@@ -1,0 +1,55 @@
+"""What the cluster knows of groups' offsets, asked by a consumer that joins nothing: one a group.
+
+The administrative client could ask for any group, but librdkafka 2.16 was seen to abort the process after such a question had timed out
+(rd_kafka_enq_once_del_source_return).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from milkrun.log.kafka.failures import error_of, explained
+from milkrun.log.kafka.naming import Settings
+
+
+class GroupOffsets:
+    """Every method may be called from any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._consumers: dict[tuple[str, bool], Consumer] = {}
+
+    def ask(
+        self, group: str, places: Sequence[TopicPartition], *, stable: bool, timeout: float
+    ) -> list[TopicPartition]:
+        """What the group has committed on each, a negative offset where nothing; `stable` once no transaction that may change it is
+        open. Transient where that takes longer than `timeout` seconds."""
+        consumer = self._consumer(group, stable)
+        try:
+            return consumer.committed(list(places), timeout)
+        except KafkaException as exception:
+            raise explained(error_of(exception), f"asking for the offsets of {group}") from exception
+
+    def _consumer(self, group: str, stable: bool) -> Consumer:
+        with self._lock:
+            if (group, stable) not in self._consumers:
+                self._consumers[group, stable] = Consumer(
+                    {
+                        **self._settings,
+                        "group.id": group,
+                        "enable.auto.commit": False,
+                        "isolation.level": "read_committed" if stable else "read_uncommitted",
+                        "log_level": 0,
+                    }
+                )
+            return self._consumers[group, stable]
+
+    def close(self) -> None:
+        """Give the connections up."""
+        with self._lock:
+            while self._consumers:
+                self._consumers.popitem()[1].close()
