@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,20 +34,34 @@ class NotHere(Exception):
 
 
 @contextmanager
-def _rabbitmq(folder: Path) -> Iterator[Options]:
-    # The tests' broker, and pytest with it, only once it is asked for.
+def _of_tests(module: str, name: str, *arguments: object) -> Iterator[Any]:
+    """A server that tests start for themselves, `name` of `tests.servers.<module>`."""
+    # Pytest comes with it, so only once it is asked for.
     try:
         import pytest
 
-        from tests.servers.rabbitmq import Broker
+        made = getattr(importlib.import_module(f"tests.servers.{module}"), name)
     except ImportError as error:
         raise NotHere(f"{error}; run it in the checkout, as `make bench` does") from error
     with ExitStack() as stack:
         try:
-            broker = stack.enter_context(Broker(folder))
+            server = stack.enter_context(made(*arguments))
         except (pytest.skip.Exception, pytest.fail.Exception) as outcome:
             raise NotHere(str(outcome)) from outcome
+        yield server
+
+
+@contextmanager
+def _rabbitmq(folder: Path) -> Iterator[Options]:
+    with _of_tests("rabbitmq", "Broker", folder) as broker:
         yield {"url": broker.url()}
+
+
+@contextmanager
+def _postgres(folder: Path) -> Iterator[Options]:
+    del folder
+    with _of_tests("postgres", "PostgresServer") as server:
+        yield {"postgres": server.url()}
 
 
 @contextmanager
@@ -62,4 +77,8 @@ def _kafka(folder: Path) -> Iterator[Options]:
         yield {"bootstrap": cluster.bootstrap}
 
 
-_STARTERS: Mapping[str, Callable[[Path], Any]] = {"kafka": _kafka, "rabbitmq": _rabbitmq}
+_STARTERS: Mapping[str, Callable[[Path], Any]] = {
+    "kafka": _kafka,
+    "postgres": _postgres,
+    "rabbitmq": _rabbitmq,
+}

@@ -8,6 +8,7 @@ import pytest
 
 from milkrun.testing.kafka_cluster import KafkaCluster
 from tests.needs import need_kafka, need_server, need_shared
+from tests.servers.postgres import PostgresServer
 
 
 @pytest.hookimpl(trylast=True)
@@ -33,6 +34,16 @@ def kafka() -> Iterator[str]:
     need_kafka()
     with KafkaCluster() as cluster:
         yield cluster.bootstrap
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, in which each test uses a schema of its own.
+
+    A test that stops its server makes a `PostgresServer` itself.
+    """
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -34,10 +34,26 @@ def need_server(name: str, path: str | Path | None = None) -> Path:
     return program
 
 
+def need_postgres() -> Path:
+    """The folder of PostgreSQL's programs: the newest that Debian keeps, else where `postgres` is on PATH."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    found = str(installed[-1]) if installed else shutil.which("initdb")
+    require("PostgreSQL's server (initdb, postgres) is not installed", found is not None)
+    return Path(found or "").resolve().parent
+
+
 def need_kafka() -> None:
     """Java and the jars of Apache Kafka's broker, which `milkrun.testing.kafka_cluster` starts."""
     reason = kafka_cluster.missing()
     require(reason or "", reason is None)
+
+
+def need_fakesnow() -> Path:
+    """The Python of the environment that has fakesnow, the stand-in for Snowflake."""
+    checkout = Path(__file__).resolve().parent.parent
+    program = checkout / ".cache" / "fakesnow" / "bin" / "python"
+    require("fakesnow is not installed (tools/setup.sh test)", program.is_file())
+    return program
 
 
 def need_shared() -> Path:

@@ -18,16 +18,24 @@ from milkrun.cli.app import app
 from milkrun.cli.output import FIGURES
 from milkrun.cli.project import InitResult, ValidateResult
 from milkrun.control import sections
+from milkrun.control.archiving import ArchiveReport, ArchiveRun, ArchiveVerification
 from milkrun.control.catalog import ConnectorInfo
-from milkrun.control.coordinator import TopicStatus
+from milkrun.control.coordinator import AlertFiles, TopicStatus
 from milkrun.control.dead import DeadGroup
+from milkrun.control.dead_work import Report as DeadReport
+from milkrun.control.examples import ExamplesReport
 from milkrun.control.inferring import InferredSchema
 from milkrun.control.keys import WriteKey
 from milkrun.control.ledgers import LedgerReport
 from milkrun.control.moving import MoveResult
 from milkrun.control.plan import ProjectPlan
+from milkrun.control.previewing import Preview
+from milkrun.control.replay_diff import ReplayDiff
+from milkrun.control.replay_status import ReplayStatus
 from milkrun.control.running import Outcome
+from milkrun.control.sla import SlaReport
 from milkrun.control.status import ProjectStatus
+from milkrun.control.tracing import Trace
 from milkrun.control.verifying import Verification
 from milkrun.model.spec import ServerSpec
 from milkrun.plugin.config import describe
@@ -58,14 +66,42 @@ RESULTS: dict[str, tuple[str, list[type[Any]]]] = {
         [TopicStatus],
     ),
     "topics infer": ("a list of records", [InferredSchema]),
+    "archive": ("one record", [ArchiveReport]),
+    "archive status": ("as `milkrun archive`", []),
+    "archive run": ("one record", [ArchiveRun]),
+    "archive verify": ("one record", [ArchiveVerification]),
+    "replay": ("a list of records: what was begun", [ReplayStatus]),
+    "replay start": ("as `milkrun replay`", []),
+    "replay status": ("a list of records, one a generation", [ReplayStatus]),
+    "replay pause": ("as `milkrun replay status`, of those meant", []),
+    "replay resume": ("as `milkrun replay pause`", []),
+    "replay cancel": ("as `milkrun replay pause`", []),
+    "replay diff": ("a list of records", [ReplayDiff]),
+    "replay cut-over": ("as `milkrun replay pause`", []),
+    "replay rollback": ("as `milkrun replay pause`", []),
+    "replay drop": ("as `milkrun replay pause`", []),
     "dead": (
-        "a list of records; with `--each` a list of `id, timestamp, stage, party, code, topic, message`",
+        "a list of records; with `--each` a list of `id, group, state, timestamp, stage, party, code, topic, message`",
         [DeadGroup],
     ),
     "dead list": ("as `milkrun dead`", []),
-    "dead show": ('one record; bytes that are no UTF-8 are `{"base64": ...}`', [DeadLetter]),
+    "dead show": (
+        'one record, with `group`, `state`, `steps` and `corrected` besides; bytes that are no UTF-8 are `{"base64": ...}`',
+        [DeadLetter],
+    ),
+    "dead repair": (
+        "one record, with `ok`; rows are records, files have their sizes for bytes",
+        [DeadReport],
+    ),
+    "dead redeliver": ("as `milkrun dead repair`", []),
+    "dead drop": ("as `milkrun dead repair`", []),
     "ledger": ("one record; `even` is null where it can't be told", [LedgerReport]),
     "verify": ("one record", [Verification]),
+    "preview": ("one record; rows are records by column", [Preview]),
+    "test": ("one record", [ExamplesReport]),
+    "sla": ("one record", [SlaReport]),
+    "alerts": ("one record", [AlertFiles]),
+    "trace": ("one record", [Trace]),
     "move": ('one record; with `--cancel` `{"cancelled": true}`', [MoveResult]),
 }
 READ_JSON = (
@@ -105,6 +141,8 @@ _SECTIONS: list[tuple[str, type[Any]]] = [
     ("log: embedded", sections.EmbeddedSection),
     ("log: kafka", sections.KafkaSection),
     ("log: kafka: security", sections.KafkaSecuritySection),
+    ("archive", sections.ArchiveSection),
+    ("archive: topics: a topic", sections.ArchiveRuleSection),
     ("server", sections.ServerSection),
     ("defaults", sections.DefaultsSection),
     ("pipelines/*.yaml", sections.PipelineFile),
@@ -113,6 +151,10 @@ _SECTIONS: list[tuple[str, type[Any]]] = [
     ("topics: a topic", sections.TopicSection),
     ("sinks: a sink", sections.SinkSection),
     ("cut", sections.CutSection),
+    ("sla", sections.SlaSection),
+    ("tests: a test", sections.ExampleSection),
+    ("tests: an event", sections.ExampleEventSection),
+    ("tests: a dead letter", sections.ExampleDeadSection),
 ]
 
 _EXAMPLE = """\
@@ -141,6 +183,7 @@ sinks:
     topics: ["shop.*"]
     cut: {rows: 100000, bytes: 64MB, every: 1s}
     only: {body.type: [order, payment]}
+sla: {fresh_within: 5m, complete: 99.9%}
 ```
 """
 
@@ -311,34 +354,11 @@ scrape_configs:
   - job_name: milkrun
     static_configs:
       - targets: ["127.0.0.1:9464"]
+rule_files: [milkrun-rules.yml]
 ```
 
-What is worth being told of at night, as rules to start from:
-
-```yaml
-groups:
-  - name: milkrun
-    rules:
-      - alert: MilkrunTaskDown
-        expr: milkrun_task_up == 0
-        for: 5m
-        annotations:
-          summary: "{{ $labels.kind }} {{ $labels.pipeline }}/{{ $labels.task }} is not at work"
-      - alert: MilkrunSinkBehind
-        expr: milkrun_sink_lag_seconds > 600
-        for: 5m
-        annotations:
-          summary: "{{ $labels.pipeline }}/{{ $labels.sink }} is {{ $value }} s behind on {{ $labels.topic }}[{{ $labels.partition }}]"
-      - alert: MilkrunDeadLetters
-        expr: sum by (pipeline) (increase(milkrun_events_refused_total[15m])) > 0 or sum by (pipeline) (increase(milkrun_events_dead_total[15m])) > 0
-        annotations:
-          summary: "events of {{ $labels.pipeline }} became dead letters; see milkrun dead"
-      - alert: MilkrunUnreachable
-        expr: up{job="milkrun"} == 0
-        for: 2m
-        annotations:
-          summary: "no metrics from {{ $labels.instance }}"
-```
+Alerting rules and a dashboard for Grafana come from `milkrun alerts`; what each alert means is in
+[Promise freshness and completeness](../how-to/sla.md).
 """
 
 

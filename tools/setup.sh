@@ -4,7 +4,7 @@
 #   tools/setup.sh base    what the package runs with
 #   tools/setup.sh dev     and what checks it
 #   tools/setup.sh test    and the servers its tests start: RabbitMQ's broker, Prometheus' promtool, Kafka's jars and
-#                          a JVM for them, kcat
+#                          a JVM for them, kcat, PostgreSQL, fakesnow
 #   tools/setup.sh kafka   base, and of the servers Kafka alone
 #
 # On Debian as root it installs what the system lacks, without starting any service. PYTHON names another
@@ -128,6 +128,9 @@ make_venv() {
 
 has_program() { PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 
+# Debian keeps the server's programs by version, away from the PATH.
+has_postgres() { has_program initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; }
+
 # The feature release of the JVM that is found first, as 17; 0 without one.
 java_version() {
     found=$("${JAVA_HOME:+$JAVA_HOME/bin/}java" -XshowSettings:properties -version 2>&1 |
@@ -156,6 +159,7 @@ add_servers() {
     if [ "$level" = test ]; then
         has_program rabbitmq-server || lacks rabbitmq-server
         has_program promtool || lacks prometheus
+        has_postgres || lacks postgresql
         has_program kcat || lacks kcat
     fi
     lacks_java
@@ -190,6 +194,17 @@ without_kafka() {
     say "$reason: tests that need it are skipped"
 }
 
+# fakesnow stands in for Snowflake. It needs other versions of what .venv has, so it has an environment of its own.
+add_fakesnow() {
+    made=$(cksum <requirements/fakesnow.txt)
+    [ "$(cat .cache/fakesnow/made 2>/dev/null)" != "$made" ] || return 0
+    say "installing requirements/fakesnow.txt into .cache/fakesnow"
+    .venv/bin/python -m venv --clear .cache/fakesnow &&
+        env PIP_DISABLE_PIP_VERSION_CHECK=1 .cache/fakesnow/bin/python -m pip install --quiet --no-user --no-deps \
+            --require-hashes -r requirements/fakesnow.txt &&
+        echo "$made" >.cache/fakesnow/made
+}
+
 # Tests start their own broker; the ones just installed must not come up with the machine either.
 keep_disabled() {
     command -v systemctl >/dev/null 2>&1 || return 0
@@ -216,3 +231,4 @@ fi
 case $level in
 test | kafka) add_servers ;;
 esac
+[ "$level" != test ] || add_fakesnow || say "fakesnow could not be installed: tests that need it are skipped"

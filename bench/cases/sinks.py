@@ -1,11 +1,16 @@
-"""Sinks on a log that is full, beside DuckDB reading the same events from a file of JSON lines."""
+"""Sinks on a log that is full, beside what others take for the same events: DuckDB reading them from a file of JSON lines, psycopg
+copying rows that are ready."""
 
 from __future__ import annotations
 
+import json
+import uuid
 from pathlib import Path
 
 import duckdb
+import psycopg
 import pyarrow.parquet as pq
+from psycopg import sql
 
 from bench.cases.log import batches, fill, new_log
 from bench.measuring import Measured, Stopwatch, Work
@@ -47,6 +52,71 @@ def _deliver(work: Work, spec: SinkSpec) -> Measured:
     with running(whole, start=False) as (worker, log), Stopwatch() as watch:
         worker.start()
         await_delivered(worker, log, work.events, spec.name, pipeline=name)
+    return watch.measured(work.events)
+
+
+def prepare_postgres(work: Work) -> None:
+    """The same events as a log, and as rows for COPY with the statement that makes their table."""
+    log = new_log(work.inputs / "log.db")
+    fill(log, batches(work.events))
+    log.close()
+    events = [
+        json.loads(value) for batch in batches(work.events) for value in batch.column("value").to_pylist()
+    ]
+    fields: dict[str, str] = {}
+    for name, member in ((name, member) for event in events for name, member in event.items()):
+        if member is not None:
+            fields.setdefault(name, _POSTGRES_TYPES[type(member)])
+    with (work.inputs / "events.copy").open("w", encoding="utf-8") as file:
+        file.writelines("\t".join(_cell(event.get(name)) for name in fields) + "\n" for event in events)
+    columns = ", ".join(f'"{name}" {kind}' for name, kind in fields.items())
+    (work.inputs / "table.sql").write_text(f"({columns})", encoding="utf-8")
+
+
+_POSTGRES_TYPES: dict[type, str] = {
+    str: "text",
+    bool: "boolean",
+    int: "bigint",
+    float: "double precision",
+    dict: "jsonb",
+    list: "jsonb",
+}
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "\\N"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def to_postgres(work: Work) -> Measured:
+    """Ours: a worker's PostgreSQL sink, from offset 0 of the log."""
+    schema = f"bench_{uuid.uuid4().hex[:12]}"
+    config = {"url": work.options["postgres"], "schema": schema}
+    measured = _deliver(work, sink("warehouse", "postgres", config))
+    with psycopg.connect(work.options["postgres"]) as connection:
+        row = connection.execute(
+            sql.SQL("SELECT count(DISTINCT _offset), count(*) FROM {}").format(sql.Identifier(schema, TOPIC))
+        ).fetchone()
+    _expect(0 if row is None or row[0] != row[1] else int(row[0]), work.events, Path(schema))
+    return measured
+
+
+def postgres_copy(work: Work) -> Measured:
+    """The reference of `to_postgres`."""
+    table = sql.Identifier(f"bench_{uuid.uuid4().hex[:12]}")
+    columns = sql.SQL((work.inputs / "table.sql").read_text(encoding="utf-8"))
+    with Stopwatch() as watch, psycopg.connect(work.options["postgres"]) as connection:
+        connection.execute(sql.SQL("CREATE TABLE {} {}").format(table, columns))
+        statement = sql.SQL("COPY {} FROM STDIN").format(table)
+        with (
+            (work.inputs / "events.copy").open("rb") as file,
+            connection.cursor() as cursor,
+            cursor.copy(statement) as copy,
+        ):
+            while piece := file.read(1 << 20):
+                copy.write(piece)
     return watch.measured(work.events)
 
 

@@ -24,7 +24,7 @@ class _Client:
 
     settings: dict[str, Any]
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], logger: object = None) -> None:
         type(self).settings = settings
 
     def assign(self, places: object) -> None:

@@ -87,18 +87,20 @@ def ids_not_recognised() -> None:
 
 def offset_advanced_without_the_write() -> None:
     """The consumer offset commits before the target has the events."""
-    write, settle = Delivery._write, Delivery._settle
+    write, settle = Delivery.write, Delivery._settle
     later: dict[str, tuple[Cut, Prepared]] = {}
 
     def keep(self: Delivery, cut: Cut, prepared: Prepared) -> None:
         later[str(self.partition)] = (cut, prepared)
 
-    def settle_first(self: Delivery, cut: Cut, events: pa.RecordBatch, prepared: Prepared) -> None:
-        settle(self, cut, events, prepared)
+    def settle_first(
+        self: Delivery, cut: Cut, events: pa.RecordBatch, prepared: Prepared, held: pa.Table
+    ) -> None:
+        settle(self, cut, events, prepared, held)
         reach("delivery.written")
         write(self, *later.pop(str(self.partition)))
 
-    Delivery._write, Delivery._settle = keep, settle_first  # type: ignore[method-assign]
+    Delivery.write, Delivery._settle = keep, settle_first  # type: ignore[assignment,method-assign]
     Delivery._check_target = lambda self, committed: None  # type: ignore[method-assign]
 
 

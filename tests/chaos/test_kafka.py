@@ -62,7 +62,7 @@ def test_killed_workers_on_one_broker(seed: int, one_broker: str, tmp_path: Path
     assert result.good, result
 
 
-@pytest.mark.parametrize("kind", ["commits_answered_badly", "worker_killed"])
+@pytest.mark.parametrize("kind", ["commits_answered_badly", "worker_killed", "worker_frozen"])
 def test_faults_of_brokers_and_workers(kind: str, three_brokers: Site, tmp_path: Path) -> None:
     figures = run(three_brokers, tmp_path, kind, 1, SHORT)
     assert figures.good, figures.summary()

@@ -146,7 +146,7 @@ def test_inferring(milkrun: Milkrun, flow: Flow) -> None:
 
 def test_dead_letters(milkrun: Milkrun, flow: Flow) -> None:
     (head, row) = lines(milkrun("dead", "-p", flow.folder).out)
-    assert (head[0], row[:4]) == ("events", ["1", "shop", "source in", "topic_name"])
+    assert (head[:2], row[1:6]) == (["group", "events"], ["1", "1 open", "shop", "source in", "topic_name"])
     (letter,) = milkrun("dead", "list", "--each", "-p", flow.folder, "-o", "json").json
     assert "value" not in letter
     shown = milkrun("dead", "show", letter["id"], "-p", flow.folder)

@@ -171,15 +171,15 @@ def test_dead_letters_are_counted_by_cause(flow: Flow) -> None:
         )
         assert project.dead_groups(DeadFilter(stage="sink")) == []
         (only,) = project.dead_letters(DeadFilter(code="topic_name"))
-        assert only.value == event(6, "../x")
-        assert project.dead_letter(f"shop/{only.id}") == only
+        assert only.letter.value == event(6, "../x")
         assert project.dead_letter(only.id) == only
+        assert project.dead_letter(only.letter.id) == only
         assert len(project.dead_letters(limit=1)) == 1
 
 
 @pytest.mark.parametrize("identity", ["shop/0:99", "shop/7:0", "other/0:0"])
 def test_dead_letters_that_are_not_there(flow: Flow, identity: str) -> None:
-    with Project(flow.folder) as project, pytest.raises(NotFound, match="no dead letter"):
+    with Project(flow.folder) as project, pytest.raises(NotFound, match=r"there is no (dead letter|pipeline)"):
         project.dead_letter(identity)
 
 

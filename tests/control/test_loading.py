@@ -205,7 +205,7 @@ SINK = "sinks:\n  out:\n    table: {}\n"
             SOURCE + "topics: {a: {retention_size: big}}\n",
             "4:14: topics.a.retention_size: 'big' is not a size",
         ),
-        (SOURCE + "tests: []\n", "4:1: tests: unknown option 'tests'"),
+        (SOURCE + "rules: []\n", "4:1: rules: unknown option 'rules'"),
     ],
 )
 def test_mistakes_in_a_pipeline(write: Write, text: str, expected: str) -> None:

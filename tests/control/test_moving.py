@@ -56,7 +56,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Takes the place of Kafka: a log in this file."""
     path = tmp_path / "cluster" / "log.db"
 
-    def opened(spec: object, clock: SystemClock, *, name: str = "") -> EmbeddedLog:
+    def opened(spec: object, clock: SystemClock, *, name: str = "", archive: object = None) -> EmbeddedLog:
         return EmbeddedLog(
             path if isinstance(spec, KafkaLogSpec) else tmp_path / "shop/.milkrun/log.db", clock
         )

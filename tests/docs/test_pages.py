@@ -18,20 +18,41 @@ from tests.servers.certificates import Authority
 
 _ENVIRONMENT = {
     "AMQP_URL": "amqp://guest:guest@127.0.0.1/",
+    "POSTGRES_URL": "postgresql://shop:shop@127.0.0.1/warehouse",
     "RABBITMQ_URL": "amqp://guest:guest@127.0.0.1/",
     "KAFKA_PASSWORD": "password",
     "KAFKA_SECRET": "secret",
     "LAKE_KEY": "key",
     "LAKE_SECRET": "secret",
+    "SNOWFLAKE_PASSPHRASE": "passphrase",
+    "SNOWFLAKE_TOKEN": "token",
 }
-_HEAD = {"name", "log", "server", "defaults", "teams"}
-_BODY = {"pipeline", "owner", "description", "sources", "schema", "topics", "sinks"}
+_HEAD = {"name", "log", "archive", "server", "defaults", "teams"}
+_BODY = {
+    "pipeline",
+    "owner",
+    "description",
+    "sources",
+    "schema",
+    "topics",
+    "sinks",
+    "tests",
+    "sla",
+    "on_error",
+    "hold_limit",
+}
 _SOURCE = {"app": {"http": {"listen": "127.0.0.1:8080"}, "topic": "shop.{body.type}"}}
 _CONNECTORS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "rabbitmq": ("sources", "rabbitmq", {"url": "${RABBITMQ_URL}", "queues": ["orders"]}),
     "http-collector": ("sources", "http", {}),
     "files": ("sources", "files", {"paths": ["*.csv"]}),
     "duckdb": ("sinks", "duckdb", {"path": "warehouse.duckdb"}),
+    "snowflake": (
+        "sinks",
+        "snowflake",
+        {"account": "acme-prod", "user": "MILKRUN", "database": "RAW", "warehouse": "LOADING"},
+    ),
+    "postgres": ("sinks", "postgres", {"url": "${POSTGRES_URL}"}),
     "parquet-and-s3": ("sinks", "parquet", {"url": "lake"}),
 }
 """The connector that a page is about: source or sink, its name, the options it can't do without."""

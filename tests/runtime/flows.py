@@ -32,8 +32,9 @@ from milkrun.plugin import Outcome, SourceCapabilities
 from milkrun.plugin.sink import Sink, SinkContext
 from milkrun.runtime.dead_letters import DeadLetter, parse
 from milkrun.runtime.delivery import Delivery
+from milkrun.runtime.generation_schemas import schemas_for
+from milkrun.runtime.generations import PRODUCTION, Run
 from milkrun.runtime.ingest import Ingest
-from milkrun.runtime.topic_schema import TopicSchemas
 from milkrun.testing.clock import ManualClock
 from milkrun.testing.fakes import POSITION_SOURCE, MemoryTarget, NoConfig
 
@@ -117,7 +118,12 @@ class Shop:
             transaction.append(topic, partition, pa.RecordBatch.from_arrays(columns, schema=RECORD_SCHEMA))
 
     def delivery(
-        self, spec: PipelineSpec | None = None, *, topic: str = "orders", partition: int = 0
+        self,
+        spec: PipelineSpec | None = None,
+        *,
+        topic: str = "orders",
+        partition: int = 0,
+        run: Run = PRODUCTION,
     ) -> Delivery:
         """A new delivery, as a worker has it after a start; not yet recovered."""
         spec = spec or pipeline_spec()
@@ -126,15 +132,17 @@ class Shop:
             spec,
             spec.sinks[0],
             TopicPartition(topic, partition),
-            sink=self.sink(),
+            sink=self.sink(run.generation),
             log=self.log,
             clock=self.clock,
-            schemas=TopicSchemas(spec.name, spec.schema, self.log, self.clock, "worker/out"),
+            schemas=schemas_for(spec, "out", run.generation, self.log, self.clock, "worker/out"),
+            run=run,
         )
 
-    def sink(self) -> Sink:
+    def sink(self, generation: int = 1) -> Sink:
         """A new instance of the sink."""
-        return self.target.connector()(NoConfig(), SinkContext("shop", "out", self.folder, self.clock))
+        context = SinkContext("shop", "out", self.folder, self.clock, generation)
+        return self.target.connector()(NoConfig(), context)
 
     # -- looking
 

@@ -11,7 +11,7 @@ from milkrun.log.embedded.transaction import EmbeddedTransaction
 from milkrun.model.errors import ConfigError, Transient
 from milkrun.model.spec import RouteSpec, SchemaSpec, SourceSpec, TopicSpec
 from milkrun.plugin import Delivery, Fault, SourceCapabilities
-from milkrun.runtime import ingest as ingest_module
+from milkrun.runtime import intake
 from milkrun.runtime.routing import MAX_KEY_BYTES
 from milkrun.runtime.stores import POSITIONS
 from milkrun.testing.fakes import received
@@ -231,7 +231,7 @@ def test_unknown_types_are_refused_where_the_pipeline_says_so(shop: Shop) -> Non
 
 
 def test_too_many_topics(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_module, "MAX_TOPICS", 2)
+    monkeypatch.setattr(intake, "MAX_TOPICS", 2)
     ingest = shop.ingest(pipeline_spec(source_spec("t.{type}")))
     first = ingest.commit(received([body(type="a"), body(type="a/b"), body(type="b"), body(type="c")]))
     again = ingest.commit(received([body(type="c"), body(type="b")]))

@@ -23,9 +23,12 @@ SECRET = "geheim"
 """Stands in the broker's address and in every event; nothing that is served may hold it."""
 
 
+SLA = "sla: {fresh_within: 5m, complete: 99.9%, over: 30d}\n"
+
+
 def run_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Flow:
     """A project run until idle: 4 orders and 2 clicks accepted, 1 event twice, 2 refused; 3 orders delivered, 1 dead, 2 filtered."""
-    flow = make_flow(folder, monkeypatch, pipeline=PIPELINE.replace("geheim", SECRET))
+    flow = make_flow(folder, monkeypatch, pipeline=PIPELINE.replace("geheim", SECRET) + SLA)
     note = {"note": SECRET}
     flow.give(*(event(n, **note) for n in range(3)))
     flow.give(
@@ -33,6 +36,8 @@ def run_shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Flow:
     )
     flow.give(event(5, n={"no": SECRET}))
     assert flow.run().ok
+    with Project(flow.folder) as project:
+        project.sla(read_back=True)
     return flow
 
 

@@ -153,7 +153,7 @@ def test_no_payload_and_no_secret_is_served(project: Project) -> None:
     report(project, {"in": "retrying", "out": "failed"}, error="an error that names nothing")
     for path in ("/metrics", "/healthz", "/readyz"):
         assert SECRET not in ask(project, path).text
-    assert any(SECRET.encode() in (letter.value or b"") for letter in project.dead_letters())
+    assert any(SECRET.encode() in (each.letter.value or b"") for each in project.dead_letters())
 
 
 def test_counters_do_not_go_back_when_retention_removes_events(project: Project) -> None:

@@ -15,6 +15,8 @@ from milkrun.plugin import Sink, Source, SourceContext, TargetPosition
 from milkrun.testing.clock import ManualClock
 from milkrun.testing.cuts import Event, context, cut
 from milkrun.testing.fakes import ACK_SOURCE, MemoryTarget, NoConfig, SourceScript, received
+from milkrun.testing.generations_contract import GenerationsContract
+from milkrun.testing.repair_contract import RepairContract
 from milkrun.testing.sink_contract import StoredPositionContract
 from milkrun.testing.source_contract import SourceContract, accepted
 
@@ -41,12 +43,12 @@ class TestScriptedAckSource(TestScriptedSource):
         return SourceScript(capabilities=ACK_SOURCE)
 
 
-class TestMemorySink(StoredPositionContract):
+class TestMemorySink(RepairContract, StoredPositionContract, GenerationsContract):
     def make(self, folder: Path) -> Sink:
         return self.target(folder).connector()(NoConfig(), context(folder))
 
     def rows(self, folder: Path, topic: str) -> list[dict[str, Any]]:
-        return self.target(folder).records(topic)
+        return self.target(folder).shown.records(topic)
 
     def target(self, folder: Path) -> MemoryTarget:
         return self.targets.setdefault(folder, MemoryTarget())

@@ -13,11 +13,24 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from milkrun.model.batch import TopicPartition
 from milkrun.model.errors import Fatal, Transient
 from milkrun.model.spec import CutSpec
-from milkrun.plugin import Delivery, Events, Plan, Sink, SinkCapabilities, SinkContext, TargetPosition, option
+from milkrun.model.stacking import stacked
+from milkrun.plugin import (
+    Delivery,
+    Events,
+    FileContent,
+    Plan,
+    Sink,
+    SinkCapabilities,
+    SinkContext,
+    TableRows,
+    TargetPosition,
+    option,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,9 @@ class ArrowPlan(Plan):
     """The file that a cut becomes, relative to the sink's folder."""
 
     file: str
+
+    def outputs(self) -> list[TableRows | FileContent]:
+        return [FileContent(self.file, encoded(table_of(self.events)))]
 
     def describe(self) -> list[str]:
         return [f"write {self.file} with {len(self.events)} events"]
@@ -52,7 +68,7 @@ class ArrowFolderSink(Sink):
 
     def open(self) -> None:
         """Prove that a file can be written, flushed and renamed."""
-        self._put("_probe", pa.table({"works": [True]}))
+        self._put("_probe", b"works")
         (self._folder / "_probe").unlink()
 
     def position(self, partition: TopicPartition) -> TargetPosition | None:
@@ -65,16 +81,15 @@ class ArrowFolderSink(Sink):
 
     def write(self, plan: Plan) -> None:
         assert isinstance(plan, ArrowPlan)
-        self._put(plan.file, table_of(plan.events))
+        self._put(plan.file, encoded(table_of(plan.events)))
 
-    def _put(self, file: str, table: pa.Table) -> None:
+    def _put(self, file: str, content: bytes) -> None:
         path = self._folder / file
         temporary = path.with_suffix(".tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as out:
-                with pa.ipc.new_file(out, table.schema) as writer:
-                    writer.write_table(table)
+                out.write(content)
                 out.flush()
                 _sync(out.fileno())
             temporary.replace(path)
@@ -97,8 +112,42 @@ class ArrowFolderSink(Sink):
         empty = pa.schema([("partition", pa.int32()), ("offset", pa.int64())]).empty_table()
         return pa.concat_tables([empty, *tables])
 
+    def rows_in(self, file: FileContent) -> pa.Table:
+        return pa.ipc.open_file(file.content).read_all()
+
+    def held(self, partition: TopicPartition, start: int, end: int) -> pa.Table:
+        rows = stacked([pa.ipc.open_file(path).read_all() for path in self._files(partition)])
+        if not rows.num_columns:
+            return rows
+        return rows.filter((pc.field("_offset") >= start) & (pc.field("_offset") < end))
+
+    def locate(self, partition: TopicPartition, offset: int) -> str | None:
+        for path in self._files(partition):
+            offsets = pa.ipc.open_file(path).read_all().column("_offset")
+            if pc.index(offsets, offset).as_py() >= 0:
+                return f"file {path.relative_to(self._folder)}"
+        return None
+
+    def _files(self, partition: TopicPartition) -> list[Path]:
+        """The files of a partition, of the topic's incarnation that was written last."""
+        files = sorted((self._folder / partition.topic / str(partition.partition)).glob("*.arrow"))
+        newest = max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return [path for path in files if newest is not None and _incarnation(path) == _incarnation(newest)]
+
     def close(self) -> None:
         """Nothing stays open."""
+
+
+def encoded(table: pa.Table) -> bytes:
+    """The bytes of an Arrow file with these rows."""
+    out = pa.BufferOutputStream()
+    with pa.ipc.new_file(out, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(out.getvalue())
+
+
+def _incarnation(path: Path) -> str:
+    return path.stem.split("-")[2]
 
 
 def _sync(descriptor: int) -> None:

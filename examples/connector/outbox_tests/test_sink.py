@@ -21,6 +21,12 @@ class TestArrowFolderSink(SinkContract):
         files = sorted((folder / "lake" / topic).glob("*/*.arrow"))
         return [flat(row) for path in files for row in pa.ipc.open_file(path).read_all().to_pylist()]
 
+    def content(self, folder: Path, name: str) -> bytes:
+        return (folder / "lake" / name).read_bytes()
+
+    def as_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return flat(row)
+
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:
     """A row with its fields beside the metadata, and its key as text."""

@@ -17,7 +17,7 @@ import structlog
 from cyclopts import App, CycloptsError
 
 from milkrun import __version__
-from milkrun.cli import dead, move, project, proof, topics
+from milkrun.cli import alerts, archive, dead, move, preview, project, proof, replay, sla, test, topics, trace
 from milkrun.cli import run as running
 from milkrun.model.errors import ConfigError, ConfigErrors, MilkrunError
 
@@ -32,9 +32,16 @@ app = App(
 project.register(app)
 running.register(app)
 topics.register(app)
+archive.register(app)
 dead.register(app)
+replay.register(app)
 proof.register(app)
+preview.register(app)
+test.register(app)
 move.register(app)
+sla.register(app)
+alerts.register(app)
+trace.register(app)
 app.command("milkrun.cli.demo:demo", name="demo", help="See events arrive and be delivered, exactly once.")
 
 

@@ -13,28 +13,51 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal
 
+import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from milkrun.control.archiving import ArchiveReport, ArchiveRun, ArchiveVerification, TopicArchive
+from milkrun.control.comparing import Difference
 from milkrun.control.coordinator import TopicStatus
+from milkrun.control.dead_work import Report as DeadReport
+from milkrun.control.examples import ExampleResult, ExamplesReport
 from milkrun.control.ledgers import LedgerReport
 from milkrun.control.moving import MoveResult
 from milkrun.control.plan import ProjectPlan
+from milkrun.control.previewing import Preview
+from milkrun.control.replay_diff import ReplayDiff
 from milkrun.control.running import Outcome
+from milkrun.control.sla import SinkSla, SlaReport
 from milkrun.control.status import ProjectStatus
+from milkrun.control.tracing import Trace
+from milkrun.control.values import plain_rows
 from milkrun.control.verifying import PartitionCheck, Verification
 
 Format = Literal["text", "json"]
 
 FIGURES: Mapping[type[Any], tuple[str, ...]] = {
+    DeadReport: ("ok",),
+    Difference: ("equal",),
+    ExampleResult: ("ok",),
+    ExamplesReport: ("ok",),
+    ArchiveReport: ("bytes", "monthly_cost"),
+    ArchiveRun: ("ok",),
+    ArchiveVerification: ("ok",),
     LedgerReport: ("even",),
     MoveResult: ("events", "bytes"),
     Outcome: ("ok",),
     PartitionCheck: ("ok",),
+    Preview: ("events", "ok"),
     ProjectPlan: ("empty",),
     ProjectStatus: ("healthy",),
+    ReplayDiff: ("equal",),
+    SinkSla: ("kept",),
+    SlaReport: ("kept",),
+    TopicArchive: ("files", "events", "bytes", "hot_bytes"),
     TopicStatus: ("rows", "bytes"),
+    Trace: ("found",),
     Verification: ("ok",),
 }
 """Properties that stand in a record's JSON besides its fields."""
@@ -53,6 +76,8 @@ def plain(value: Any) -> Any:
         return _bytes(value)
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, pa.Table):
+        return plain_rows(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
@@ -96,6 +121,11 @@ class Output:
             self.console.print(escape(text), style=style)
         else:
             sys.stdout.write(text + "\n")
+
+    def note(self, text: str) -> None:
+        """A line for whoever watches the command run, on standard error: it is no part of the result."""
+        sys.stderr.write(f"milkrun: {printable(text)}\n")
+        sys.stderr.flush()
 
     def raw(self, data: bytes) -> None:
         """Bytes as they are."""

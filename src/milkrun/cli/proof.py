@@ -26,7 +26,8 @@ def ledger(
     since: When = None,
     common: Common = DEFAULT,
 ) -> int:
-    """Show what became of all events: accepted = delivered + filtered + dead + in flight, for each sink. Ends with 1 where not.
+    """Show what became of all events: accepted = delivered + filtered + dead + dropped + held + in flight, for each sink. Ends with 1
+    where not.
 
     Parameters
     ----------
@@ -48,10 +49,13 @@ def ledger(
 
 def _show_ledger(out: Output, report: LedgerReport, by: str) -> None:
     columns = ["pipeline", "topic", "accepted", "sink", "delivered", "filtered", "dead", "in flight", "even"]
+    late = any(sink.dropped or sink.held for row in report.rows for sink in row.sinks)
+    if late:
+        columns[7:7] = ["dropped", "held"]
     if by == "minute":
         columns[-1:] = []
         columns.insert(2, "minute")
-    rows = [cells for row in report.rows for cells in _ledger_cells(row, by)]
+    rows = [cells for row in report.rows for cells in _ledger_cells(row, by, late)]
     out.table(columns, rows, empty="the ledger is empty")
     for row in report.rows:
         if not row.topic and (row.refused or row.duplicates):
@@ -59,6 +63,9 @@ def _show_ledger(out: Output, report: LedgerReport, by: str) -> None:
             out.line(
                 f"{row.pipeline}{at}: sources refused {row.refused} and dropped {row.duplicates} duplicates"
             )
+            if row.redelivered or row.dropped:
+                line = f"of those refused, {row.redelivered} were redelivered and {row.dropped} dropped since"
+                out.line(f"{row.pipeline}{at}: {line}")
     verdict = {
         True: "even: nothing lost, nothing doubled",
         False: "NOT EVEN",
@@ -73,16 +80,17 @@ def _show_ledger(out: Output, report: LedgerReport, by: str) -> None:
                 out.line(f"{row.pipeline}/{sink.sink} {row.topic}: {sink.note}", style="yellow")
 
 
-def _ledger_cells(row: LedgerRow, by: str) -> list[list[Any]]:
+def _ledger_cells(row: LedgerRow, by: str, late: bool) -> list[list[Any]]:
     if not row.topic:
         return []
     head: list[Any] = [row.pipeline, row.topic, row.accepted]
     if by == "minute":
         head.insert(2, None if row.minute is None else time_text(row.minute * 60_000))
-    empty = [None] * (5 if by == "minute" else 6)
+    empty = [None] * ((5 if by == "minute" else 6) + (2 if late else 0))
     found = []
     for sink in row.sinks:
-        cells = [*head, sink.sink, sink.delivered, sink.filtered, sink.dead, sink.in_flight]
+        cells = [*head, sink.sink, sink.delivered, sink.filtered, sink.dead]
+        cells += [sink.dropped, sink.held, sink.in_flight] if late else [sink.in_flight]
         if by != "minute":
             cells.append("?" if sink.even is None else sink.even)
         found.append(cells)

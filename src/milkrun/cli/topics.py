@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow as pa
 from cyclopts import App, Parameter
@@ -34,10 +34,22 @@ def list_topics(*, common: Common = DEFAULT) -> None:
         if out.format == "json":
             out.json(found)
             return
-        rows = [
+        rows: list[tuple[Any, ...]] = [
             (each.spec.name, len(each.partitions), each.rows, each.bytes, _retention(each)) for each in found
         ]
-        out.table(("topic", "partitions", "events", "bytes", "keeps"), rows, empty="there are no topics yet")
+        columns = ["topic", "partitions", "events", "bytes", "keeps"]
+        if any(each.archive is not None for each in found):
+            columns += ["in the log", "archived", "a month"]
+            rows = [(*row, *_tiers(each)) for row, each in zip(rows, found, strict=True)]
+        out.table(columns, rows, empty="there are no topics yet")
+
+
+def _tiers(topic: TopicStatus) -> tuple[Any, ...]:
+    """Bytes of a topic in the log and in the archive, and what those cost."""
+    archive = topic.archive
+    if archive is None:
+        return (topic.bytes, None, None)
+    return (archive.hot_bytes, archive.bytes, f"{archive.monthly_cost:.2f}")
 
 
 def _retention(topic: TopicStatus) -> str:
@@ -74,6 +86,9 @@ def show_topic(topic: str, /, *, common: Common = DEFAULT) -> None:
             for number, each in enumerate(found.partitions)
         ]
         out.table(("partition", "start", "end", "events", "bytes"), rows)
+        if found.archive is not None:
+            in_log, archived, cost = _tiers(found)
+            out.line(f"{in_log} bytes in the log, {archived} bytes in the archive at {cost} a month")
         out.line()
         out.table(("field", "type"), fields.items(), empty="no sink has decoded it yet: no schema is known")
 

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
+from milkrun.control.alerting import AlertRules
 from milkrun.control.applied import current_number, materialise, read_version
-from milkrun.control.dead import DeadFilter, DeadGroup, DeadLetters
+from milkrun.control.archiving import (
+    ArchiveReport,
+    ArchiveRun,
+    ArchiveVerification,
+    TopicArchive,
+    read_archive,
+    run_archive,
+    tiered,
+    verify_archive,
+)
+from milkrun.control.dashboard import dashboard
+from milkrun.control.dead import DeadFilter, DeadGroup, DeadLetters, Found
+from milkrun.control.dead_fixing import Fix
+from milkrun.control.dead_selection import Selection
+from milkrun.control.dead_work import Report as DeadReport
+from milkrun.control.dead_work import Workbench
+from milkrun.control.examples import ExamplesReport, run_examples
 from milkrun.control.inferring import MAX_EVENTS, InferredSchema, infer_schemas, sample_values, write_schemas
 from milkrun.control.ledgers import LedgerReport, read_ledger
 from milkrun.control.loading import PROJECT_FILE, load, load_machine, sketch_version
@@ -21,28 +40,35 @@ from milkrun.control.moving import MOVER, MoveResult, Report, cancel, move
 from milkrun.control.moving_target import read_target, write_section
 from milkrun.control.pipelines import topic_pattern
 from milkrun.control.plan import ProjectPlan, apply_plan, make_plan
+from milkrun.control.previewing import Listening, LogStretch, Preview, Previewer, Sample
 from milkrun.control.reading import Moment, TopicHandle, moment_ms
+from milkrun.control.replay_diff import ReplayDiff, compare_generations
+from milkrun.control.replaying import Replays
+from milkrun.control.sla import Delays, SlaReport, read_delays, read_sla, store_read_back
 from milkrun.control.status import ProjectStatus, read_status
 from milkrun.control.topic_schemas import KnownSchema, schema_of
+from milkrun.control.tracing import Trace, trace
 from milkrun.control.verifying import Verification, verify
+from milkrun.log.archive import TieredLog
 from milkrun.log.embedded import EmbeddedLog
-from milkrun.log.opening import log_place, open_log
+from milkrun.log.opening import log_place, open_log, there_is
 from milkrun.log.protocol import Log, PartitionInfo
 from milkrun.model.clock import Clock, SystemClock
 from milkrun.model.errors import NotFound, Refused
 from milkrun.model.spec import EmbeddedLogSpec, PipelineSpec, ProjectSpec, TopicSpec
-from milkrun.runtime.dead_letters import DeadLetter
 from milkrun.runtime.moves import check_startable
 from milkrun.runtime.sink_task import matches
 
 
 @dataclass(frozen=True)
 class TopicStatus:
-    """A topic as it stands: settings, incarnation, and its partitions by number."""
+    """A topic as it stands: settings, incarnation, and its partitions by number, both tiers together; `archive` has what is archived of it,
+    None where the project has no archive, or nothing of the topic there."""
 
     spec: TopicSpec
     incarnation: str
     partitions: tuple[PartitionInfo, ...]
+    archive: TopicArchive | None = None
 
     @property
     def rows(self) -> int:
@@ -51,7 +77,7 @@ class TopicStatus:
 
     @property
     def bytes(self) -> int:
-        """Bytes on disk."""
+        """Bytes on disk; of what only the archive has, there."""
         return sum(partition.bytes for partition in self.partitions)
 
 
@@ -88,7 +114,7 @@ class Project:
         """The project's log, made if there is none yet."""
         with self._lock:
             if self._log is None:
-                self._log = open_log(self.spec.log, self.clock)
+                self._log = open_log(self.spec.log, self.clock, archive=self.spec.archive)
             return self._log
 
     @property
@@ -115,7 +141,7 @@ class Project:
         if self._given or isinstance(self.spec.log, EmbeddedLogSpec):
             yield self.log
             return
-        log = open_log(self.spec.log, self.clock, name=name)
+        log = open_log(self.spec.log, self.clock, name=name, archive=self.spec.archive)
         try:
             yield log
         finally:
@@ -179,7 +205,10 @@ class Project:
                 f"the project's log is {log_place(self.spec.log)} already; only an embedded log can be moved"
             )
         log = self.existing_log()
-        assert isinstance(log, EmbeddedLog)
+        if not isinstance(log, EmbeddedLog):
+            raise Refused(
+                "a project with an archive can't be moved: archived events have the offsets of this log; start a project of its own there"
+            )
         return log
 
     # -- looking
@@ -189,8 +218,12 @@ class Project:
         log = self.existing_log()
         return read_status(self._running(log), log, self.clock)
 
-    def _running(self, log: Log) -> ProjectSpec:
+    @property
+    def running(self) -> ProjectSpec:
         """What workers run: on a cluster what was applied, whatever this folder has."""
+        return self._running(self.existing_log())
+
+    def _running(self, log: Log) -> ProjectSpec:
         if self._bare or isinstance(self.machine.log, EmbeddedLogSpec):
             return self.spec
         number = current_number(log)
@@ -210,6 +243,7 @@ class Project:
         infos = log.topics()
         places = [(info.spec.name, number) for info in infos for number in range(info.spec.partitions)]
         found = log.partitions_of(places)
+        archived = read_archive(log, self.clock).by_topic() if isinstance(log, TieredLog) else {}
         return [
             TopicStatus(
                 info.spec,
@@ -219,6 +253,7 @@ class Project:
                     for number in range(info.spec.partitions)
                     if (info.spec.name, number) in found
                 ),
+                archived.get(info.spec.name),
             )
             for info in infos
         ]
@@ -263,19 +298,153 @@ class Project:
             raise NotFound(f"there is no sink {sink!r}; there are: {names}")
         return verify(self.spec, self.existing_log(), self.clock, pipeline=pipeline, sink=sink)
 
+    # -- previews and tests
+
+    def preview(
+        self,
+        pipeline: str,
+        wanted: LogStretch | Sample | Listening | None = None,
+        *,
+        sinks: Sequence[str] = (),
+        diff: bool = False,
+        report: Callable[[str], None] = lambda text: None,
+        stop: threading.Event | None = None,
+    ) -> Preview:
+        """What the sinks (all, or those named) would write of these events, the newest of the log unless said. Nothing is written
+        anywhere.
+
+        With `diff`, for events of the log, the targets are read and compared. `report` is told where live events are taken from.
+        """
+        (chosen,) = self._pipelines(pipeline)
+        log = self.log if self._log is not None or there_is(self.spec.log) else None
+        previewer = Previewer(chosen, self.folder, log, self.clock, sinks, report, stop or threading.Event())
+        if isinstance(wanted, LogStretch | None):
+            return previewer.of_log(wanted or LogStretch(), diff=diff)
+        if diff:
+            raise Refused("only events of the log can be compared: leave out --diff, or --file and --live")
+        return previewer.of_sample(wanted) if isinstance(wanted, Sample) else previewer.of_live(wanted)
+
+    def test(self, pipelines: Sequence[str] = ()) -> ExamplesReport:
+        """Run the tests that pipelines have, all or those named. Refused where there are none."""
+        chosen = [each for name in pipelines or (None,) for each in self._pipelines(name)]
+        report = run_examples(chosen, self.loaded.examples, folder=self.folder, clock=self.clock)
+        if not report.results:
+            names = ", ".join(each.name for each in chosen) or "the project, which has no pipelines"
+            raise Refused(f"there are no tests in {names}; write some under `tests:` in the pipeline's file")
+        return report
+
+    # -- archive
+
+    def archive(self) -> ArchiveReport:
+        """What is archived of each topic, and what it costs. Refused where the project has no archive."""
+        return read_archive(tiered(self.existing_log()), self.clock)
+
+    def run_archive(self) -> ArchiveRun:
+        """Archive what is due now. Refused where the project has no archive, or a running worker archives already."""
+        log = tiered(self.existing_log())
+        check_startable(log)
+        return run_archive(log, self.clock, self._running(log).pipelines)
+
+    def verify_archive(self, topic: str | None = None) -> ArchiveVerification:
+        """Read archived files back, all or those of a topic, and compare them with the manifest."""
+        return verify_archive(tiered(self.existing_log()), topic)
+
+    # -- replays
+
+    @property
+    def replays(self) -> Replays:
+        """New generations of sinks beside those that readers find: to start, look after and switch to."""
+        log = self.existing_log()
+        check_startable(log)
+        return Replays(self._running(log), log, self.clock)
+
+    def diff_replay(
+        self, pipeline: str, sink: str | None = None, generation: int | None = None
+    ) -> list[ReplayDiff]:
+        """Compare replays with what readers find, both read back from their targets."""
+        log = self.existing_log()
+        project = self._running(log)
+        return [
+            compare_generations(project, log, self.clock, target, record, number)
+            for target, record, number in self.replays.comparable(pipeline, sink, generation)
+        ]
+
+    # -- promises
+
+    def sla(self, *, pipeline: str | None = None, read_back: bool = False) -> SlaReport:
+        """What pipelines promise, and whether they keep it. With `read_back` targets are read and compared first, as `verify` does; else
+        what that told last counts. Refused where the pipeline named promises nothing."""
+        chosen = self._pipelines(pipeline)
+        if pipeline is not None and chosen[0].sla is None:
+            raise Refused(
+                f"the pipeline {pipeline!r} promises nothing; write into its file for example "
+                "sla: {fresh_within: 5m, complete: 99.9%, over: 30d}"
+            )
+        log = self.existing_log()
+        if read_back:
+            for each in chosen:
+                if each.sla is not None:
+                    store_read_back(log, self.clock, verify(self.spec, log, self.clock, pipeline=each.name))
+        return read_sla(self._running(log).pipelines, log, self.clock.now(), pipeline)
+
+    def delays(self) -> list[tuple[str, str, Delays]]:
+        """At the sinks of pipelines that promise nothing, how long events took to become queryable in the last 5 minutes; of the others
+        `sla` tells."""
+        log = self.existing_log()
+        return list(read_delays(self._running(log).pipelines, log, self.clock.now()))
+
+    def trace(self, identity: str, *, pipeline: str | None = None, since: Moment = "-24h") -> Trace:
+        """The way of the event with that id. Topics are read from `since` on where no source remembers the id."""
+        self._pipelines(pipeline)
+        moment = moment_ms(since, self.clock.now())
+        return trace(
+            self.spec, self.existing_log(), self.clock, identity, pipeline=pipeline, since=moment or 0
+        )
+
     # -- dead letters
 
     def dead_groups(self, wanted: DeadFilter | None = None) -> list[DeadGroup]:
         """The dead letters counted by cause, most first."""
         return self._dead().groups(wanted or DeadFilter())
 
-    def dead_letters(self, wanted: DeadFilter | None = None, *, limit: int = 100) -> list[DeadLetter]:
-        """Single dead letters, oldest first."""
-        return list(self._dead().letters(wanted or DeadFilter(), limit))
+    def dead_letters(self, wanted: DeadFilter | None = None, *, limit: int = 100) -> list[Found]:
+        """Single dead letters with what has become of them, oldest first."""
+        return list(islice(self._dead().found(wanted or DeadFilter()), limit))
 
-    def dead_letter(self, identity: str, *, pipeline: str | None = None) -> DeadLetter:
-        """The dead letter of an id such as `shop/0:12`, with its bytes."""
+    def dead_letter(self, identity: str, *, pipeline: str | None = None) -> Found:
+        """The dead letter of an id such as `shop/0:12`, with its bytes and what has become of it."""
         return self._dead().show(identity, pipeline)
+
+    def repair_dead(
+        self,
+        selection: Selection,
+        fix: Fix,
+        *,
+        apply: bool = False,
+        why: str = "",
+        by: str | None = None,
+        show: int = 3,
+    ) -> DeadReport:
+        """Correct dead letters: what they would become, and with `apply` keep the corrected bodies until `redeliver_dead`. Nothing else is
+        written. `by` is who acts, the user of this process unless given."""
+        return self._workbench(by).repair(selection, fix, apply=apply, why=why, show=show)
+
+    def redeliver_dead(
+        self, selection: Selection, *, why: str = "", dry: bool = False, by: str | None = None
+    ) -> DeadReport:
+        """Send dead letters again: each once, whatever is killed meanwhile. Its sink's worker does the last step of those that a sink
+        refused."""
+        return self._workbench(by).redeliver(selection, why=why, dry=dry)
+
+    def drop_dead(self, selection: Selection, why: str, *, by: str | None = None) -> DeadReport:
+        """Give dead letters up. Their bytes and the reason stay."""
+        return self._workbench(by).drop(selection, why)
+
+    def _workbench(self, by: str | None) -> Workbench:
+        log = self.existing_log()
+        check_startable(log)
+        made = Workbench(log, self.clock, self._running(log).pipelines, self.folder)
+        return made if by is None else replace(made, by=by)
 
     def _dead(self) -> DeadLetters:
         return DeadLetters(self.existing_log(), self.spec.pipelines)
@@ -323,6 +492,33 @@ class Project:
             names = ", ".join(each.name for each in self.spec.pipelines) or "none"
             raise NotFound(f"there is no pipeline {name!r}; there are: {names}")
         return chosen
+
+
+@dataclass(frozen=True)
+class AlertFiles:
+    """Rules for Prometheus (YAML) and a dashboard for Grafana (JSON), and the files they were written to."""
+
+    rules: str
+    dashboard: str
+    files: tuple[str, ...] = ()
+
+
+def alert_files(job: str = "milkrun", folder: Path | None = None) -> AlertFiles:
+    """Alerting rules for what Prometheus scrapes as `job`, and a dashboard; written into `folder`, made if need be, where one is given.
+    Refused where that can't be written."""
+    rules, board = AlertRules(job).text(), json.dumps(dashboard(), indent=2) + "\n"
+    if folder is None:
+        return AlertFiles(rules, board)
+    files = {folder / "milkrun-rules.yml": rules, folder / "milkrun-dashboard.json": board}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in files.items():
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Refused(
+            f"{error.filename} can't be written: {error.strerror}; give a folder that you may write"
+        ) from error
+    return AlertFiles(rules, board, tuple(map(str, files)))
 
 
 def time_text(milliseconds: int | None) -> str | None:

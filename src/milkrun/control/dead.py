@@ -1,55 +1,106 @@
 """The dead letters of a project: counted by cause, listed, and shown whole.
 
-Payloads are given only by `show`, to whoever asks for that one event.
+Letters of one cause are those of one stage whose errors are alike but for their variables: numbers, quoted text, places. Payloads are
+given only by `show`, to whoever asks for that one event.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from milkrun.log.protocol import Log
-from milkrun.model.batch import Batch
-from milkrun.model.errors import NotFound, Refused
+from milkrun.model.batch import TopicPartition
+from milkrun.model.errors import NotFound, OffsetOutOfRange, Refused
 from milkrun.model.spec import PipelineSpec, dead_letter_topic
-from milkrun.runtime.columns import header_values
 from milkrun.runtime.dead_letters import DeadLetter, parse
+from milkrun.runtime.holding import Offsets
+from milkrun.runtime.letters import SETTLED, Letter, State, Step, read_letters
+from milkrun.runtime.refused import dead_batches, refused_offsets
 
-READ_ROWS = 8_192
 _ID = re.compile(r"(?:([A-Za-z0-9_-]+)/)?(\d+):(\d+)")
-_PREFIX = "milkrun.dead."
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")
+_PLACES = re.compile(
+    r"(?<![\w/])/[^\s:;,]+|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4,12}){1,4}\b|\b(?=\w*\d)[0-9a-f]{16,}\b"
+)
+_NUMBERS = re.compile(r"(?<![\w.])[-+]?\d[\d,_]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
 class DeadFilter:
-    """Which dead letters are meant: None takes all. `since` is Unix ms of the event's timestamp."""
+    """Which dead letters are meant: None takes all. `since` is Unix ms of the event's timestamp; `state` may also be `unsettled`: open,
+    repaired or on their way."""
 
     pipeline: str | None = None
     stage: str | None = None
     code: str | None = None
     topic: str | None = None
     since: int | None = None
+    state: str | None = None
+
+    def takes(self, letter: DeadLetter, state: State) -> bool:
+        """Whether the letter, in its state, is one of them."""
+        return (
+            (self.stage is None or letter.stage == self.stage)
+            and (self.code is None or letter.code == self.code)
+            and (self.topic is None or letter.topic == self.topic)
+            and (self.since is None or letter.timestamp >= self.since)
+            and (
+                self.state is None
+                or self.state == state
+                or (self.state == "unsettled" and state not in SETTLED)
+            )
+        )
 
 
 @dataclass(frozen=True)
 class DeadGroup:
-    """Dead letters of one cause. `first` and `last` are Unix ms of events; `sample` is the id of the latest."""
+    """Dead letters of one cause, whose `id` is the same at any time. `cause` is their error without its variables, `message` that of the
+    latest; `first` and `last` are Unix ms of events, `sample` is the id of the latest; `states` counts by state, `topics` has all there are.
+    """
 
+    id: str
     pipeline: str
     stage: str
     party: str
     code: str
-    topic: str
+    path: str
+    cause: str
     count: int
     first: int
     last: int
     sample: str
     message: str
+    topic: str
+    topics: tuple[str, ...] = ()
+    states: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A dead letter, and what has become of it."""
+
+    letter: DeadLetter
+    group: str
+    record: Letter
+
+    @property
+    def id(self) -> str:
+        """Its id with the pipeline's name."""
+        return f"{self.letter.pipeline}/{self.letter.id}"
+
+    @property
+    def state(self) -> State:
+        return self.record.state
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """How it came to its state."""
+        return self.record.steps
 
 
 class DeadLetters:
@@ -61,33 +112,56 @@ class DeadLetters:
 
     def groups(self, wanted: DeadFilter) -> list[DeadGroup]:
         """How many there are of each cause, most first."""
-        found: dict[tuple[str, ...], DeadGroup] = {}
-        for pipeline, batch in self._batches(wanted):
-            columns = _columns(batch, ("stage", "party", "code", "topic"))
-            keep = _keep(batch, columns, wanted)
-            keys = np.array(list(zip(*columns.values(), strict=True)), dtype=object)[keep]
-            rows = np.flatnonzero(keep)
-            for key in sorted({tuple(key) for key in keys}):
-                chosen = rows[[tuple(each) == key for each in keys]]
-                group = _group(pipeline, key, batch, chosen)
-                found[(pipeline, *key)] = _joined(found.get((pipeline, *key)), group)
-        return sorted(found.values(), key=lambda group: (-group.count, group.pipeline, group.code))
+        found: dict[str, DeadGroup] = {}
+        states: dict[str, Counter[str]] = {}
+        for each in self.found(wanted):
+            known = found.get(each.group)
+            found[each.group] = _group(each) if known is None else _joined(known, each)
+            states.setdefault(each.group, Counter())[each.state] += 1
+        made = [replace(group, states=dict(states[name])) for name, group in found.items()]
+        return sorted(made, key=lambda group: (-group.count, group.pipeline, group.code, group.id))
 
-    def letters(self, wanted: DeadFilter, limit: int) -> Iterator[DeadLetter]:
-        """Single dead letters, oldest first, at most `limit`."""
-        for pipeline, batch in self._batches(wanted):
-            keep = _keep(batch, _columns(batch, ("stage", "code", "topic")), wanted)
-            chosen = Batch(
-                batch.topic, batch.partition, batch.events.filter(pa.array(keep)), batch.next_offset
-            )
-            for letter in parse(pipeline, chosen):
-                if limit <= 0:
-                    return
-                limit -= 1
-                yield letter
+    def found(self, wanted: DeadFilter) -> Iterator[Found]:
+        """Single dead letters with what has become of them, oldest first."""
+        if wanted.pipeline is not None and wanted.pipeline not in self._names:
+            raise NotFound(f"there is no pipeline {wanted.pipeline!r}; there are: {', '.join(self._names)}")
+        for name in self._names:
+            if wanted.pipeline not in (None, name):
+                continue
+            records = read_letters(self._log, name)
+            for batch in dead_batches(self._log, name):
+                for letter in parse(name, batch):
+                    record = records.get(letter.uid, Letter())
+                    if wanted.takes(letter, record.state):
+                        yield Found(letter, group_of(letter), record)
 
-    def show(self, identity: str, pipeline: str | None = None) -> DeadLetter:
+    def show(self, identity: str, pipeline: str | None = None) -> Found:
         """The dead letter of an id such as `shop/0:12`, or `0:12` where there is one pipeline. NotFound where there is none."""
+        name, partition, offset = self.place(identity, pipeline)
+        topic = dead_letter_topic(name)
+        info = self._log.topic(topic)
+        if info is None or partition >= info.spec.partitions:
+            raise NotFound(f"there is no dead letter {name}/{partition}:{offset}")
+        start, end = self._log.bounds(topic, partition)
+        if start <= offset < end:
+            letter = self._at(name, partition, offset)
+            if letter is not None and letter.id == f"{partition}:{offset}":
+                return Found(
+                    letter, group_of(letter), read_letters(self._log, name).get(letter.uid, Letter())
+                )
+        raise NotFound(
+            f"there is no dead letter {name}/{partition}:{offset}; kept are offsets {start} to {end - 1}"
+        )
+
+    def _at(self, pipeline: str, partition: int, offset: int) -> DeadLetter | None:
+        try:
+            batch = self._log.read(dead_letter_topic(pipeline), partition, offset, max_rows=1)
+        except OffsetOutOfRange:
+            return None
+        return next(parse(pipeline, batch), None)
+
+    def place(self, identity: str, pipeline: str | None = None) -> tuple[str, int, int]:
+        """Pipeline, partition and offset that an id says. Refused where it says none."""
         match = _ID.fullmatch(identity)
         if not match:
             raise Refused(
@@ -96,109 +170,77 @@ class DeadLetters:
         name = match[1] or pipeline or (self._names[0] if len(self._names) == 1 else None)
         if name is None:
             raise Refused(f"which pipeline? write <pipeline>/{identity}; there are: {', '.join(self._names)}")
-        topic, partition, offset = dead_letter_topic(name), int(match[2]), int(match[3])
-        info = self._log.topic(topic)
-        if info is None or partition >= info.spec.partitions:
-            raise NotFound(f"there is no dead letter {name}/{partition}:{offset}")
-        stand = self._log.partition(topic, partition)
-        if stand.start <= offset < stand.end:
-            batch = self._log.read(topic, partition, offset, max_rows=1)
-            letter = next(parse(name, batch), None)
-            if letter is not None and letter.id == f"{partition}:{offset}":
-                return letter
-        raise NotFound(
-            f"there is no dead letter {name}/{partition}:{offset}; kept are offsets {stand.start} to {stand.end - 1}"
-        )
+        if name not in self._names:
+            raise NotFound(f"there is no pipeline {name!r}; there are: {', '.join(self._names)}")
+        return name, int(match[2]), int(match[3])
 
-    def offsets(self, pipeline: str, sink: str, topic: str, partition: int) -> np.ndarray[Any, Any]:
-        """The offsets of one topic partition that a sink refused, ascending."""
-        found = [np.empty(0, np.int64)]
-        for _, batch in self._batches(DeadFilter(pipeline=pipeline)):
-            columns = _columns(batch, ("stage", "party", "topic", "partition", "offset"))
-            keep = (columns["stage"] == "sink") & (columns["party"] == sink) & (columns["topic"] == topic)
-            keep &= columns["partition"] == str(partition)
-            found.append(columns["offset"][keep].astype(np.int64))
-        return np.unique(np.concatenate(found))
-
-    def _batches(self, wanted: DeadFilter) -> Iterator[tuple[str, Batch]]:
-        if wanted.pipeline is not None and wanted.pipeline not in self._names:
-            raise NotFound(f"there is no pipeline {wanted.pipeline!r}; there are: {', '.join(self._names)}")
-        for name in self._names:
-            topic = dead_letter_topic(name)
-            info = self._log.topic(topic) if wanted.pipeline in (None, name) else None
-            for partition in range(info.spec.partitions if info else 0):
-                stand = self._log.partition(topic, partition)
-                offset = stand.start
-                while offset < stand.end:
-                    batch = self._log.read(topic, partition, offset, max_rows=READ_ROWS)
-                    if batch.next_offset == offset:
-                        break
-                    offset = batch.next_offset
-                    yield name, batch
+    def offsets(self, pipeline: str, sink: str, topic: str, partition: int) -> Offsets:
+        """The offsets of one topic partition that a sink refused and hasn't delivered after all, ascending."""
+        return refused_offsets(self._log, pipeline, sink, TopicPartition(topic, partition))
 
 
-def _columns(batch: Batch, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
-    headers = batch.events.column("headers")
-    return {
-        name: np.array(
-            [
-                (value or b"").decode(errors="replace")
-                for value in header_values(headers, _PREFIX + name).to_pylist()
-            ],
-            dtype=object,
-        )
-        for name in names
-    }
+@lru_cache(10_000)
+def cause_of(message: str) -> str:
+    """An error without its variables: quoted text, numbers, files, ids."""
+    text = _PLACES.sub("…", _QUOTED.sub("…", message))
+    return _NUMBERS.sub("…", text)
 
 
-def _keep(batch: Batch, columns: dict[str, np.ndarray[Any, Any]], wanted: DeadFilter) -> np.ndarray[Any, Any]:
-    keep = np.ones(len(batch), np.bool_)
-    for name in ("stage", "code", "topic"):
-        value = getattr(wanted, name)
-        if value is not None:
-            keep &= (columns[name] == value).astype(np.bool_)
-    if wanted.since is not None:
-        keep &= _stamps(batch) >= wanted.since
-    return keep
-
-
-def _stamps(batch: Batch) -> np.ndarray[Any, Any]:
-    return batch.events.column("timestamp").cast(pa.int64()).to_numpy()  # type: ignore[no-any-return]
-
-
-def _group(pipeline: str, key: tuple[str, ...], batch: Batch, rows: np.ndarray[Any, Any]) -> DeadGroup:
-    stage, party, code, topic = key
-    stamps = _stamps(batch)[rows]
-    last = int(rows[-1])
-    chosen = Batch(batch.topic, batch.partition, batch.events.slice(last, 1), batch.next_offset)
-    letter = next(parse(pipeline, chosen))
-    identity = f"{pipeline}/{letter.id}"
-    return DeadGroup(
-        pipeline,
-        stage,
-        party,
-        code,
-        topic,
-        len(rows),
-        int(stamps.min()),
-        int(stamps.max()),
-        identity,
-        letter.message,
+def group_of(letter: DeadLetter) -> str:
+    """The id of the letter's group."""
+    return _group_id(
+        letter.pipeline,
+        letter.stage,
+        letter.party,
+        letter.code,
+        _field(letter.path),
+        cause_of(letter.message),
     )
 
 
-def _joined(old: DeadGroup | None, new: DeadGroup) -> DeadGroup:
-    if old is None:
-        return new
+@lru_cache(10_000)
+def _group_id(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def _field(path: str) -> str:
+    """The path without the numbers of list items."""
+    return re.sub(r"\[\d+\]", "[]", path)
+
+
+def _group(found: Found) -> DeadGroup:
+    letter = found.letter
     return DeadGroup(
-        new.pipeline,
-        new.stage,
-        new.party,
-        new.code,
-        new.topic,
-        old.count + new.count,
-        min(old.first, new.first),
-        max(old.last, new.last),
-        new.sample,
-        new.message,
+        found.group,
+        letter.pipeline,
+        letter.stage,
+        letter.party,
+        letter.code,
+        _field(letter.path),
+        cause_of(letter.message),
+        1,
+        letter.timestamp,
+        letter.timestamp,
+        found.id,
+        letter.message,
+        letter.topic,
+        (letter.topic,) if letter.topic else (),
+    )
+
+
+def _joined(group: DeadGroup, found: Found) -> DeadGroup:
+    """The group with one more letter, the latest so far."""
+    letter = found.letter
+    topics = (
+        group.topics if letter.topic in group.topics or not letter.topic else (*group.topics, letter.topic)
+    )
+    return replace(
+        group,
+        count=group.count + 1,
+        first=min(group.first, letter.timestamp),
+        last=max(group.last, letter.timestamp),
+        sample=found.id,
+        message=letter.message,
+        topic=letter.topic,
+        topics=topics,
     )

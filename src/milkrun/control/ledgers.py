@@ -1,7 +1,7 @@
 """The ledger as people read it: what was accepted, and for each sink what was delivered, filtered, dead, or is in flight.
 
 In the totals `in flight` is read from the log (end less committed offset), not worked out from the other figures: so that
-accepted = delivered + filtered + dead + in flight is a check, and a loss or a double shows. On a log that others write to as well,
+accepted = delivered + filtered + dead + dropped + held + in flight is a check, and a loss or a double shows. On a log that others write to as well,
 what no source accepted is counted in the log itself.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from milkrun.control.counting import EventCounter
 from milkrun.control.status import Position, read_positions
 from milkrun.log.protocol import Log
 from milkrun.model.ledger import Stage
 from milkrun.model.spec import PipelineSpec
+from milkrun.runtime.generations import Current
 
 TRIES = 20
 """How often a total is read anew where the log changed in between, before it is called moving."""
@@ -27,8 +28,10 @@ the other."""
 
 @dataclass(frozen=True)
 class SinkCount:
-    """What became of a topic's events at one sink. `even`: accepted and `outside` are the sum of the rest; None: it can't be told, `note`
-    why. `outside` are events in the topic that no source brought, as counted in the log where the sums ask for it.
+    """What became of a topic's events at one sink. `dead` are dead letters of which nothing has become yet, `held` wait for such a one of
+    their key; those `redelivered` are among the delivered or filtered. `even`: accepted and `outside` are the sum of the rest; None: it can't be told, `note`
+    why. `outside` are events in the topic that no source brought, as counted in the log where the sums ask for it. `gap` is by how many
+    events the sums aren't even: more than 0 are missing, fewer are too many.
     """
 
     sink: str
@@ -39,6 +42,15 @@ class SinkCount:
     even: bool | None
     note: str = ""
     outside: int = 0
+    gap: int = 0
+    dropped: int = 0
+    held: int = 0
+    redelivered: int = 0
+
+    @property
+    def died(self) -> int:
+        """Dead letters that there ever were, whatever has become of them since."""
+        return self.dead + self.dropped + self.redelivered
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,8 @@ class LedgerRow:
     """One topic of a pipeline (in one minute since 1970, or altogether). `accepted` counts the topic's events of all pipelines' sources;
     what other programs wrote to it is in a sink's `outside`.
 
-    `refused` and `duplicates` were never in a topic: they stand in the row whose topic is empty.
+    `refused` and `duplicates` were never in a topic: they stand in the row whose topic is empty. Of the refused, `dropped` were given up and
+    `redelivered` accepted after all, into whatever topic.
     """
 
     pipeline: str
@@ -56,6 +69,8 @@ class LedgerRow:
     refused: int = 0
     duplicates: int = 0
     sinks: tuple[SinkCount, ...] = ()
+    dropped: int = 0
+    redelivered: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,7 +150,7 @@ def _count(log: Log, *, by_minute: bool, since_minute: int | None) -> _Counts:
         if stage == Stage.ACCEPTED:
             counts.accepted[topic, minute] += count
             counts.own.add((pipeline, topic, minute))
-        elif stage in (Stage.REFUSED, Stage.DUPLICATE):
+        elif not topic:
             counts.outside[pipeline, minute, stage] += count
             counts.own.add((pipeline, "", minute))
         else:
@@ -156,6 +171,7 @@ class _Report:
         self._pipelines = pipelines
         self._log = log
         self._moving = moving
+        self._current = Current(log)
         self._counting = prove and not log.private
         self._counter = EventCounter(log)
         self._positions: dict[tuple[str, str, str], list[Position]] = defaultdict(list)
@@ -182,11 +198,11 @@ class _Report:
             for of, sink, name in sorted(self._positions)
             if (of, name) == (pipeline, topic)
         )
-        refused, duplicates = (
+        refused, duplicates, dropped, redelivered = (
             counts.outside.get((pipeline, minute, stage), 0) if not topic else 0
-            for stage in (Stage.REFUSED, Stage.DUPLICATE)
+            for stage in (Stage.REFUSED, Stage.DUPLICATE, Stage.DROPPED, Stage.REDELIVERED)
         )
-        return LedgerRow(pipeline, topic, minute, accepted, refused, duplicates, sinks)
+        return LedgerRow(pipeline, topic, minute, accepted, refused, duplicates, sinks, dropped, redelivered)
 
     def _sink(
         self,
@@ -198,40 +214,55 @@ class _Report:
         counts: _Counts,
         final: bool,
     ) -> SinkCount:
-        delivered, filtered, dead = (
-            counts.sinks.get((pipeline, sink, topic, minute, stage), 0)
-            for stage in (Stage.DELIVERED, Stage.FILTERED, Stage.DEAD)
+        party = self._current.party(pipeline, sink)
+        delivered, filtered, died, dropped, redelivered, ever_held, released = (
+            counts.sinks.get((pipeline, party, topic, minute, stage), 0)
+            for stage in (
+                Stage.DELIVERED,
+                Stage.FILTERED,
+                Stage.DEAD,
+                Stage.DROPPED,
+                Stage.REDELIVERED,
+                Stage.HELD,
+                Stage.RELEASED,
+            )
         )
-        done = delivered + filtered + dead
+        dead, held = died - dropped - redelivered, ever_held - released
+        done = delivered + filtered + dead + dropped + held
         if not final:
             # Of a minute in which others wrote to the topic, nothing can be worked out from the rest.
             waiting = accepted - done if self._log.private else max(0, accepted - done)
-            return SinkCount(sink, delivered, filtered, dead, waiting, None)
-        positions = self._positions[pipeline, sink, topic]
-        balance = self._balance(positions, accepted, done)
-        return SinkCount(sink, delivered, filtered, dead, *balance)
+            count = SinkCount(sink, delivered, filtered, dead, waiting, None)
+        else:
+            positions = self._positions[pipeline, sink, topic]
+            partial = self._current.is_partial(pipeline, sink)
+            balance = self._balance(positions, accepted, done, partial)
+            count = SinkCount(sink, delivered, filtered, dead, *balance)
+        return replace(count, dropped=dropped, held=held, redelivered=redelivered)
 
     def _balance(
-        self, positions: Sequence[Position], accepted: int, done: int
-    ) -> tuple[int, bool | None, str, int]:
-        """In flight, whether the sums are even, a note, and the events from outside."""
+        self, positions: Sequence[Position], accepted: int, done: int, partial: bool
+    ) -> tuple[int, bool | None, str, int, int]:
+        """In flight, whether the sums are even, a note, the events from outside, and the gap."""
         waiting = sum(each.end - each.committed for each in positions)
         outside = 0
         if self._counting and not self._moving:
             counted = self._count((each, each.committed, each.end) for each in positions)
             if counted is None:
-                return waiting, None, TOO_MANY, 0
+                return waiting, None, TOO_MANY, 0, 0
             waiting = counted
             if done + waiting > accepted:
                 held = self._count((each, 0, each.end) for each in positions)
                 if held is None:
-                    return waiting, None, _why_unknown(positions), 0
+                    return waiting, None, _why_unknown(positions), 0, 0
                 outside = max(0, held - accepted)
         missing = accepted + outside - done - waiting
-        even, note = self._verdict(missing, _removed(self._log, positions) if missing > 0 else "")
+        even, note = self._verdict(missing, _removed(self._log, positions, partial) if missing > 0 else "")
         if outside and even:
             note = f"{outside} of the topic's events came from other programs, not through a source"
-        return waiting, even, note, outside
+        # Uncounted, what others wrote and offsets without an event look like events too many.
+        sure = self._log.private or self._counting or missing > 0
+        return waiting, even, note, outside, missing if even is False and sure else 0
 
     def _count(self, ranges: Iterable[tuple[Position, int, int]]) -> int | None:
         """Events in these ranges of offsets; None where that can't be told."""
@@ -256,8 +287,10 @@ class _Report:
 TOO_MANY = "too many events wait to be counted one by one; `milkrun verify` compares them offset by offset"
 
 
-def _removed(log: Log, positions: Sequence[Position]) -> str:
+def _removed(log: Log, positions: Sequence[Position], partial: bool) -> str:
     """Why accepted events may be in neither column, rightly."""
+    if partial:
+        return "the replay that was cut over to didn't begin with the oldest event"
     info = log.topic(positions[0].topic)
     if info is not None and info.spec.compact:
         return "compaction may have removed events before this sink had them"

@@ -14,6 +14,7 @@ from milkrun.control.sections import KafkaSecuritySection
 from milkrun.model.errors import ConfigError, Refused
 from milkrun.plugin.config import describe
 from milkrun.runtime.registry import sink_class, source_class
+from milkrun.storage.target import S3Options
 
 _PASSWORD = re.compile(r"://[^/@:\s]*:(?!\$\{)[^/@\s]+@")
 _REFERENCE = re.compile(r"\$\{[^${}]*\}")
@@ -56,6 +57,7 @@ def _declared(root: Any) -> Iterator[tuple[DocumentPath, Mapping[str, Any], list
     """The mappings that have secrets by declaration, with the names of these."""
     security = _below(_below(_below(root, "log"), "kafka"), "security")
     yield ("log", "kafka", "security"), security, _secret_names(KafkaSecuritySection)
+    yield ("archive", "s3"), _below(_below(root, "archive"), "s3"), _secret_names(S3Options)
     for group, load in (("sources", source_class), ("sinks", sink_class)):
         for party, chosen in _below(root, group).items():
             for connector, config in (chosen if isinstance(chosen, dict) else {}).items():

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from milkrun.control.archive_section import ArchiveReader
 from milkrun.control.documents import Document, parse_document, read_text
+from milkrun.control.example_section import Example
 from milkrun.control.kafka_security import security_warnings
 from milkrun.control.log_section import LogReader
 from milkrun.control.mistakes import Mistakes
@@ -30,6 +32,7 @@ from milkrun.control.topics import topic_spec
 from milkrun.model.errors import ConfigError, ConfigErrors, NotFound
 from milkrun.model.spec import (
     KAFKA_DEDUPE_SECONDS,
+    ArchiveSpec,
     KafkaLogSpec,
     LogSpec,
     PipelineSpec,
@@ -47,13 +50,15 @@ MAX_PIPELINES = 1_000
 class LoadedProject:
     """A project, with what it was made of: `definitions` are the pipelines' documents, references not replaced.
 
-    `files` are the texts of all files that were read, secrets apart, by their paths below the project's folder.
+    `files` are the texts of all files that were read, secrets apart, by their paths below the project's folder; `examples` the tests of
+    each pipeline.
     """
 
     spec: ProjectSpec
     definitions: Mapping[str, Any]
     warnings: tuple[str, ...]
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    examples: Mapping[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class _Head:
     server: ServerSpec
     topics: TopicSpec
     teams: Mapping[str, str] | None
+    archive: ArchiveSpec | None
 
 
 def load_project(folder: str | Path, environment: Mapping[str, str] | None = None) -> ProjectSpec:
@@ -120,13 +126,14 @@ class _Loader:
         self._pipelines: dict[str, PipelineSpec] = {}
         self._definitions: dict[str, Any] = {}
         self._files: dict[str, str] = {}
+        self._examples: dict[str, tuple[Example, ...]] = {}
         self._texts: dict[str, str] = {}
 
     def load(self) -> LoadedProject:
         spec = self._read()
         self._check_topics()
         self._raise()
-        return LoadedProject(spec, self._definitions, tuple(_warnings(spec)), self._texts)
+        return LoadedProject(spec, self._definitions, tuple(_warnings(spec)), self._texts, self._examples)
 
     def head(self) -> LoadedProject:
         spec = self._spec(self._head())
@@ -144,7 +151,7 @@ class _Loader:
 
     def _spec(self, head: _Head) -> ProjectSpec:
         pipelines = tuple(self._pipelines[name] for name in sorted(self._pipelines))
-        return ProjectSpec(head.name, self._home, head.log, pipelines, head.server)
+        return ProjectSpec(head.name, self._home, head.log, pipelines, head.server, head.archive)
 
     def _raise(self) -> None:
         if self._errors:
@@ -186,6 +193,7 @@ class _Loader:
             server=machine.server if machine else ServerSpec(section.host, section.port),
             topics=topic_spec("_", topics, TopicSpec("_"), mistakes, ("defaults", "topics")),
             teams=file.teams,
+            archive=machine.archive if machine else ArchiveReader(self._root, mistakes).read(file.archive),
         )
         self._errors.extend(mistakes.found)
         return head
@@ -226,8 +234,10 @@ class _Loader:
             )
         else:
             self._files[name] = file
-            self._pipelines[name] = replace(pipeline, version=_version(mistakes.document.value, pipeline))
-            self._definitions[name] = mistakes.document.value
+            definition = _without_tests(mistakes.document.value)
+            self._pipelines[name] = replace(pipeline, version=_version(definition, pipeline))
+            self._definitions[name] = definition
+            self._examples[name] = reader.examples
         self._errors.extend(mistakes.found)
 
     def _check_topics(self) -> None:
@@ -245,8 +255,15 @@ def _without_place(document: Document) -> Document:
     """`milkrun.yaml` without what another machine says of itself: its variables need not be set here."""
     if not isinstance(document.value, dict):
         return document
-    kept = {key: value for key, value in document.value.items() if key not in ("log", "server")}
+    kept = {key: value for key, value in document.value.items() if key not in ("log", "archive", "server")}
     return replace(document, value=kept)
+
+
+def _without_tests(definition: Any) -> Any:
+    """What decides what a pipeline does: a new test makes no new version."""
+    if not isinstance(definition, dict):
+        return definition
+    return {key: value for key, value in definition.items() if key != "tests"}
 
 
 def _check_windows(pipeline: PipelineSpec, mistakes: Mistakes) -> None:
@@ -283,6 +300,11 @@ def _warnings(project: ProjectSpec) -> list[str]:
         if not pipeline.sinks:
             found.append(f"pipeline {pipeline.name}: it has no sinks, events stay in the log")
         for sink in pipeline.sinks:
+            if pipeline.sla is not None and sink.cut.seconds >= pipeline.sla.fresh_within:
+                found.append(
+                    f"pipeline {pipeline.name}: the sink {sink.name} may wait for {sink.cut.seconds:g} s before it writes, and the sla "
+                    f"promises {pipeline.sla.fresh_within:g} s: give it a shorter cut: {{every: ...}}"
+                )
             if not sink.topics:
                 found.append(f"pipeline {pipeline.name}: the sink {sink.name} takes no topics: name some")
     return found

@@ -20,7 +20,7 @@ import msgspec
 
 from milkrun.control.applied import APPLIED, CATALOG
 from milkrun.control.moving_events import Copied, copied_key, copy, offsets_there, read_copied
-from milkrun.control.moving_settle import check_positions, settle
+from milkrun.control.moving_settle import check_held, check_positions, settle
 from milkrun.control.moving_state import carry_ledger, carry_seen, carry_state
 from milkrun.control.slots import AllSlots
 from milkrun.log.embedded import EmbeddedLog
@@ -185,6 +185,7 @@ class _Mover:
             reach("move.marked")
             settle(self._project, self._source, self._clock)
             check_positions(self._project, self._source)
+            check_held(self._source)
             reach("move.settled")
         except MilkrunError:
             if fresh:

@@ -17,21 +17,29 @@ from milkrun.model.spec import PipelineSpec, ProjectSpec, SinkSpec, TopicSpec, d
 from milkrun.plugin.config import parse
 from milkrun.plugin.sink import Sink, SinkContext
 from milkrun.runtime.delivery import Delivery
+from milkrun.runtime.generation_schemas import schemas_for
+from milkrun.runtime.generations import Current, Run, party_of, read_generations
 from milkrun.runtime.registry import sink_class
-from milkrun.runtime.stores import CUTS, load, party_key
-from milkrun.runtime.topic_schema import TopicSchemas
+from milkrun.runtime.stores import BLOCKED, CUTS, HELD, ORDERS, STOPPED, load, party_key
 
 MEMBER = "move"
 
 
 def settle(project: ProjectSpec, log: EmbeddedLog, clock: Clock) -> None:
     """Recover every sink on every partition that it has begun. GapError where a target contradicts the log; Refused where a cut is
-    left of a sink that the project no longer has."""
+    left of a sink that the project no longer has, or a replay isn't at its end."""
+    replaying = [key for key, record in read_generations(log).items() if record.unsettled]
+    if replaying:
+        raise Refused(
+            f"replays are under way: {', '.join(replaying)}; cut them over or cancel them, and move then (`milkrun replay status` shows them)"
+        )
+    current = Current(log)
     for pipeline in project.pipelines:
         for spec in pipeline.sinks:
-            begun = _begun(log, party_key(pipeline.name, spec.name))
+            generation = current.generation(pipeline.name, spec.name)
+            begun = _begun(log, party_key(pipeline.name, party_of(spec.name, generation)))
             if begun:
-                _recover(project, pipeline, spec, begun, log, clock)
+                _recover(project, pipeline, spec, generation, begun, log, clock)
     left = [key for key, value in log.scan(CUTS) if _is_current(log, key, load(value)["incarnation"])]
     if left:
         raise Refused(
@@ -62,19 +70,23 @@ def _recover(
     project: ProjectSpec,
     pipeline: PipelineSpec,
     spec: SinkSpec,
+    generation: int,
     partitions: list[TopicPartition],
     log: Log,
     clock: Clock,
 ) -> None:
     log.create_topic(TopicSpec(dead_letter_topic(pipeline.name)))
-    schemas = TopicSchemas(pipeline.name, pipeline.schema, log, clock, f"{MEMBER}/{spec.name}")
+    schemas = schemas_for(pipeline, spec.name, generation, log, clock, f"{MEMBER}/{spec.name}")
     kind = sink_class(spec.connector)
-    context = SinkContext(pipeline.name, spec.name, project.folder, clock)
+    context = SinkContext(pipeline.name, spec.name, project.folder, clock, generation)
+    run = Run(generation)
     sink: Sink = kind(parse(kind.Config, spec.config), context)
     try:
         sink.open()
         for partition in partitions:
-            Delivery(pipeline, spec, partition, sink=sink, log=log, clock=clock, schemas=schemas).recover()
+            Delivery(
+                pipeline, spec, partition, sink=sink, log=log, clock=clock, schemas=schemas, run=run
+            ).recover()
     finally:
         sink.close()
 
@@ -86,6 +98,17 @@ def check_positions(project: ProjectSpec, log: EmbeddedLog) -> None:
         raise Refused(
             f"retention has removed events before these sinks had them: {', '.join(sorted(set(lost)))}; give each another name to start "
             "afresh, and move then"
+        )
+
+
+def check_held(log: EmbeddedLog) -> None:
+    """Refused where dead letters hold up events, or are on their way: on another log their offsets would be others."""
+    kept = (ORDERS, BLOCKED, HELD, STOPPED)
+    places = sorted({"/".join(key.split("/")[:4]) for store in kept for key, _ in log.scan(store)})
+    if places:
+        raise Refused(
+            f"dead letters hold up events, or are being redelivered: {', '.join(places)}; redeliver or drop them, run `milkrun up "
+            "--until-idle`, and move then"
         )
 
 

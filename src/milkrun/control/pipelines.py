@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from milkrun.control.documents import DocumentPath
+from milkrun.control.example_section import Example, read_examples
 from milkrun.control.mistakes import Mistakes
 from milkrun.control.schemas import read_schemas
 from milkrun.control.sections import CutSection, PipelineFile, SchemaSection, SinkSection, SourceSection
+from milkrun.control.sla_section import read_sla
 from milkrun.control.topics import read_topics
 from milkrun.model.errors import ConfigError
 from milkrun.model.spec import (
@@ -39,7 +41,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _PATTERN = re.compile(r"[A-Za-z0-9._*?\[\]!-]{1,249}")
 _NAME_REMEDY = "use 1 to 63 letters, digits, '-' or '_', beginning with a letter or digit"
 _SOURCE_KEYS = ("topic", "key", "id", "timestamp", "dedupe")
-_SINK_KEYS = ("topics", "cut", "only")
+_SINK_KEYS = ("topics", "cut", "only", "on_error", "hold_limit")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class PipelineReader:
         self._mistakes = mistakes
         self.files: dict[str, str] = {}
         """The texts of the schemas that were read, by their names below the project's folder."""
+        self.examples: tuple[Example, ...] = ()
+        """The tests that the file has."""
 
     def read(self, defaults: TopicSpec) -> PipelineSpec:
         """The pipeline, without a version. Parts with mistakes are left out; the mistakes are gathered."""
@@ -72,9 +76,13 @@ class PipelineReader:
             for key, raw in (file.sources or {}).items()
             if (source := self._source(key, raw, name, schema.type))
         ]
-        sinks = [sink for key, raw in (file.sinks or {}).items() if (sink := self._sink(key, raw, sources))]
+        sinks = [
+            sink for key, raw in (file.sinks or {}).items() if (sink := self._sink(key, raw, sources, file))
+        ]
         self._check_parties(file)
         base, topics = read_topics(file.topics or {}, defaults, self._mistakes)
+        sla = None if file.sla is None else read_sla(file.sla, self._mistakes, ("sla",))
+        self.examples = read_examples(file, self._mistakes)
         return PipelineSpec(
             name=name,
             sources=tuple(sources),
@@ -84,6 +92,7 @@ class PipelineReader:
             topics=topics,
             owner=file.owner,
             description=file.description,
+            sla=sla,
         )
 
     def _name(self, file: PipelineFile) -> str:
@@ -186,7 +195,7 @@ class PipelineReader:
 
     # -- sinks
 
-    def _sink(self, name: str, raw: Any, sources: list[SourceSpec]) -> SinkSpec | None:
+    def _sink(self, name: str, raw: Any, sources: list[SourceSpec], file: PipelineFile) -> SinkSpec | None:
         path: DocumentPath = ("sinks", name)
         self._check_party(name, path)
         chosen, rest = self._choose(raw, path, "sink", _SINK_KEYS, sink_names())
@@ -198,6 +207,13 @@ class PipelineReader:
         kind = self._connector(chosen, sink_class)
         if kind is None:
             return None
+        on_error = section.on_error or file.on_error
+        if on_error == "hold_key" and not kind.capabilities.repairs:
+            self._mistakes.add(
+                f"a {chosen.name} sink takes no events late, so none can be held for it",
+                "write on_error: park, or stop",
+                (*path, "on_error") if section.on_error else ("on_error",),
+            )
         return SinkSpec(
             name,
             chosen.name,
@@ -205,6 +221,8 @@ class PipelineReader:
             topics,
             _cut(section.cut or CutSection(), kind.default_cut),
             only,
+            on_error,
+            section.hold_limit or file.hold_limit,
         )
 
     def _sink_topics(self, raw: Any, sources: list[SourceSpec], path: DocumentPath) -> tuple[str, ...]:

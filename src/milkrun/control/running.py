@@ -175,10 +175,10 @@ def stop_worker(worker: Worker, clock: Clock, stopping: Stopping) -> None:
 
 
 def failed_tasks(log: Log, worker: str) -> Iterator[str]:
-    """The tasks that a worker last reported as failed, as `Outcome` has them."""
+    """The tasks that a worker last reported as failed, or as waiting for a person, as `Outcome` has them."""
     record = log.get(PROGRESS, worker)
     for task in load(record)["tasks"] if record else ():
-        if task["state"] == State.FAILED:
+        if task["state"] in (State.FAILED, State.WAITING):
             yield f"{task['pipeline']}/{task['name']}: {task['error']}"
 
 

@@ -95,6 +95,50 @@ class LogSection:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveRuleSection:
+    """What holds for some topics where it differs from the archive's own."""
+
+    after: Seconds | None = option("as the archive's", default=None)
+    keep_hot: Seconds | None = option("as the archive's", default=None)
+    file_size: Bytes | None = option("as the archive's", default=None, minimum=1 << 20, maximum=4 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSection:
+    """Where old events go, and stay for ever: Parquet files in a folder or on S3, read from there as if they were in the log still."""
+
+    url: str | None = option(
+        "required: a folder (below the project folder unless absolute), `file:///...` or `s3://bucket/prefix`, of this archive alone",
+        default=None,
+        example="url: s3://company-archive/shop",
+    )
+    after: Seconds = option("how old events are when they go into the archive", default=604_800.0)
+    keep_hot: Seconds | None = option(
+        "how old they are when they leave the log; as `after` unless given",
+        default=None,
+        example="keep_hot: 30d",
+    )
+    file_size: Bytes = option(
+        "how large files become, about; smaller where events would wait for more than a day",
+        default=128 << 20,
+        minimum=1 << 20,
+        maximum=4 << 30,
+    )
+    topics: Any = option(
+        "which topics: a list of names and shell patterns, or a mapping of them to what differs there, or to `off`; all of the project's "
+        "own (`*`) unless given",
+        default=None,
+        example='topics: {"*": {}, shop.order: {keep_hot: 90d}, shop.debug: off}',
+    )
+    s3: Any = option("how to reach the bucket: options as the sink `parquet` has them in `s3`", default=None)
+    price: float | None = option(
+        "what a gigabyte (10^9 bytes) costs there a month, for `milkrun topics`; 0.023 on S3, 0 in a folder, unless given",
+        default=None,
+        minimum=0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSection:
     """Where `milkrun up` serves metrics, health and status."""
 
@@ -140,6 +184,11 @@ class ProjectFile:
         default="embedded",
         example='log: {kafka: {bootstrap: "kafka-1:9092"}}',
     )
+    archive: Any = option(
+        "where old events go, see below; they stay in the log unless given",
+        default=None,
+        example="archive: {url: s3://company-archive/shop, after: 7d}",
+    )
     server: ServerSection | None = option("where metrics, health and status are served", default=None)
     defaults: DefaultsSection | None = option("defaults of all pipelines", default=None)
     teams: dict[str, str] | None = option(
@@ -169,6 +218,65 @@ class SchemaSection:
 
 
 @dataclass(frozen=True, slots=True)
+class SlaSection:
+    """What the pipeline promises of each of its sinks; `milkrun sla` tells whether it is kept."""
+
+    fresh_within: Seconds = option(
+        "how soon after it was accepted an event can be queried in the target", example="fresh_within: 5m"
+    )
+    complete: Any = option(
+        "the share of events that come that soon, in percent, below 100", example="complete: 99.9%"
+    )
+    over: Seconds = option("the time over which that share is taken, from 1d to 90d", default=2_592_000.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleEventSection:
+    """An event of a test: as a source brings it, or as it stands in a topic."""
+
+    value: Any = option(
+        "the body: an object is written as JSON, text is taken as it is, null is a tombstone", default=None
+    )
+    source: str | None = option("the source that brings it; the only one unless given", default=None)
+    topic: str | None = option("the topic that it stands in, where no source brings it", default=None)
+    key: str | None = option("its key, where the route doesn't make one", default=None)
+    headers: dict[str, str] | None = option("its headers", default=None, example="headers: {tenant: nl}")
+    attributes: dict[str, str] | None = option(
+        "what the connector offers routes besides",
+        default=None,
+        example="attributes: {routing_key: order.paid}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleDeadSection:
+    """A dead letter that a test expects; only what is given must be so."""
+
+    code: str = option("the cause, as `milkrun dead` shows it", example="code: syntax")
+    party: str | None = option("the source or sink that refuses the event", default=None)
+    path: str | None = option("where in the body", default=None)
+    event: int | None = option("which of the test's events, from 1", default=None, minimum=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleSection:
+    """A test of the pipeline, which `milkrun test` runs: events, and what must become of them."""
+
+    name: str = option("what it shows")
+    events: list[ExampleEventSection] = option("the events, in their order")
+    at: str | None = option(
+        "when they are received, an ISO time; 2000-01-01T00:00:00Z unless given", default=None
+    )
+    expect: dict[str, Any] | None = option(
+        "by sink and table (or topic, of sinks that write files) the rows that it must write; of each row, columns that aren't given may "
+        "be anything",
+        default=None,
+        example="expect: {warehouse: {shop_order: [{id: 1, amount: 12.5}]}}",
+    )
+    dead: list[ExampleDeadSection] = option("the dead letters; none unless given", default=[])
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineFile:
     """`pipelines/<name>.yaml`, one for each pipeline."""
 
@@ -183,6 +291,26 @@ class PipelineFile:
         example='topics: {"*": {partitions: 4}}',
     )
     sinks: dict[str, Any] | None = option("where events go, by a name of your choice", default=None)
+    sla: SlaSection | None = option(
+        "what is promised of freshness and completeness",
+        default=None,
+        example="sla: {fresh_within: 5m, complete: 99.9%, over: 30d}",
+    )
+    tests: list[ExampleSection] = option(
+        "examples of events and what must become of them; `milkrun test` runs them, and they are no part of the version",
+        default=[],
+    )
+    on_error: Literal["park", "hold_key", "stop"] = option(
+        "what becomes of the events after one that a sink refuses: they pass, those of its key are held until it is redelivered or "
+        "dropped, or the sink stops until then",
+        default="park",
+    )
+    hold_limit: int = option(
+        "how many events of a topic partition a sink holds at most; it waits where more would have to be",
+        default=10_000,
+        minimum=1,
+        maximum=1_000_000,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,4 +363,13 @@ class SinkSection:
         "paths with the values that events must have to be delivered; the others count as filtered",
         default=None,
         example="only: {body.type: [order, payment]}",
+    )
+    on_error: Literal["park", "hold_key", "stop"] | None = option(
+        "as the pipeline's, for this sink; the pipeline's unless given", default=None
+    )
+    hold_limit: int | None = option(
+        "as the pipeline's, for this sink; the pipeline's unless given",
+        default=None,
+        minimum=1,
+        maximum=1_000_000,
     )

@@ -10,15 +10,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from milkrun.control.applied import current_number
+from milkrun.log.archive import TieredLog
 from milkrun.log.protocol import Log
 from milkrun.model.clock import Clock
 from milkrun.model.spec import PipelineSpec, ProjectSpec
+from milkrun.runtime.archiving import NAME as ARCHIVING
+from milkrun.runtime.generations import Current, party_of, read_generations
 from milkrun.runtime.sink_task import matches
 from milkrun.runtime.stores import PROGRESS, load, party_key
 
 GONE_SECONDS = 10.0
 
-_WORST_FIRST = ("failed", "retrying", "gone", "starting", "running", "idle", "standby", "stopped", "absent")
+_WORST_FIRST = (
+    "failed",
+    "waiting",
+    "retrying",
+    "gone",
+    "starting",
+    "running",
+    "idle",
+    "standby",
+    "stopped",
+    "absent",
+)
 _WORKING = ("running", "idle", "standby")
 
 
@@ -123,6 +137,13 @@ def read_status(project: ProjectSpec, log: Log, clock: Clock) -> ProjectStatus:
         for kind, parties in (("source", pipeline.sources), ("sink", pipeline.sinks))
         for party in parties
     ]
+    tasks += [
+        _task(pipeline.name, "sink", party, records, workers)
+        for pipeline in project.pipelines
+        for party in _replaying(pipeline, log)
+    ]
+    if isinstance(log, TieredLog):
+        tasks.append(_task(*ARCHIVING, records, workers))
     return ProjectStatus(
         project.name,
         now,
@@ -131,6 +152,16 @@ def read_status(project: ProjectSpec, log: Log, clock: Clock) -> ProjectStatus:
         tuple(read_lags(project.pipelines, log, now)),
         current_number(log),
     )
+
+
+def _replaying(pipeline: PipelineSpec, log: Log) -> Iterator[str]:
+    """The parties of replays that run."""
+    known = read_generations(log)
+    for sink in pipeline.sinks:
+        record = known.get(party_key(pipeline.name, sink.name))
+        for each in record.known.values() if record is not None else ():
+            if each.state == "running" and each.into is None:
+                yield party_of(sink.name, each.number)
 
 
 def _worker(name: str, record: dict[str, Any], now: int) -> WorkerStatus:
@@ -189,7 +220,11 @@ def read_positions(pipelines: Sequence[PipelineSpec], log: Log) -> list[Position
         for sink in pipeline.sinks
     }
     # The committed offsets first: read the other way round, a sink at work could seem to be ahead of the end.
-    committed = {party: log.committed_of(party_key(*party), places) for party, places in taken.items()}
+    current = Current(log)
+    committed = {
+        (pipeline, sink): log.committed_of(party_key(pipeline, current.party(pipeline, sink)), places)
+        for (pipeline, sink), places in taken.items()
+    }
     bounds = log.bounds_of(sorted({place for places in taken.values() for place in places}))
     return list(_positions(taken, committed, bounds))
 

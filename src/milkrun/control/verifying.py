@@ -1,6 +1,6 @@
 """Reads the targets back and compares them with the log, offset by offset.
 
-Every offset before a sink's committed one, other than those filtered or dead, must be in the target exactly once; where the
+Every offset before a sink's committed one, other than those filtered, dead or held, must be in the target exactly once; where the
 target keeps the last event of each key, exactly that one. What retention has removed from the log can't be compared, and is
 reported as such. Neither the ledger nor any count is believed.
 """
@@ -21,6 +21,8 @@ from milkrun.model.clock import Clock
 from milkrun.model.spec import PipelineSpec, ProjectSpec, SinkSpec
 from milkrun.plugin.config import parse
 from milkrun.plugin.sink import Sink, SinkContext
+from milkrun.runtime.generations import generations_of, party_of
+from milkrun.runtime.holding import held_offsets
 from milkrun.runtime.moves import read_moved
 from milkrun.runtime.preparing import Filter
 from milkrun.runtime.registry import sink_class
@@ -105,14 +107,16 @@ class _SinkCheck:
         self, project: ProjectSpec, pipeline: PipelineSpec, spec: SinkSpec, log: Log, clock: Clock
     ) -> None:
         kind = sink_class(spec.connector)
-        context = SinkContext(pipeline.name, spec.name, project.folder, clock)
+        generation = generations_of(log, pipeline.name, spec.name).current
+        context = SinkContext(pipeline.name, spec.name, project.folder, clock, generation)
         self._sink: Sink = kind(parse(kind.Config, spec.config), context)
         self._pipeline = pipeline.name
         self._spec = spec
         self._log = log
         self._filter = Filter(spec.only)
         self._dead = DeadLetters(log, project.pipelines)
-        self._group = party_key(pipeline.name, spec.name)
+        self._party = party_of(spec.name, generation)
+        self._group = party_key(pipeline.name, self._party)
 
     def run(self) -> Iterator[PartitionCheck]:
         try:
@@ -126,22 +130,43 @@ class _SinkCheck:
     def _topic(self, topic: str, partitions: int) -> Iterator[PartitionCheck]:
         # The order matters: what was committed before the target is read must be in it; what a cut of afterwards covers may be.
         before = {number: self._log.committed(self._group, topic, number) for number in range(partitions)}
+        absent = {number: self._absent(topic, number) for number in range(partitions)}
         table = self._sink.audit(topic)
         upper = {number: self._under_way(topic, number) for number in range(partitions)}
         numbers = table.column("partition").to_numpy()
         offsets = table.column("offset").to_numpy()
         for number in range(partitions):
             found = np.sort(offsets[numbers == number]).astype(np.int64)
-            yield self._partition(topic, number, before[number] or 0, upper[number], found)
+            left = self._still_absent(topic, number, absent[number], found)
+            yield self._partition(topic, number, before[number] or 0, upper[number], left, found)
+
+    def _absent(self, topic: str, partition: int) -> Offsets:
+        """The offsets that the target must not have, as they are dead letters or held."""
+        info = self._log.topic(topic)
+        place = cut_key(self._pipeline, self._party, topic, partition)
+        held = held_offsets(self._log, place, info.incarnation if info else "")
+        return np.union1d(self._dead.offsets(self._pipeline, self._party, topic, partition), held)
+
+    def _still_absent(self, topic: str, partition: int, absent: Offsets, found: Offsets) -> Offsets:
+        """`absent` without what the target has had since that was read, rightly."""
+        there = np.intersect1d(absent, found)
+        if not len(there):
+            return absent
+        stored = self._log.get(CUTS, cut_key(self._pipeline, self._party, topic, partition))
+        cut = np.array((load(stored) if stored else {}).get("offsets", ()), np.int64)
+        delivered = np.setdiff1d(there, np.setdiff1d(self._absent(topic, partition), cut))
+        return np.setdiff1d(absent, delivered)
 
     def _under_way(self, topic: str, partition: int) -> int:
         """The end of what sinks may have written by now."""
-        stored = self._log.get(CUTS, cut_key(self._pipeline, self._spec.name, topic, partition))
+        stored = self._log.get(CUTS, cut_key(self._pipeline, self._party, topic, partition))
         committed = self._log.committed(self._group, topic, partition) or 0
-        return max(committed, load(stored)["end"] if stored else 0)
+        cut = load(stored) if stored else None
+        # A cut of repaired events counts these, not offsets.
+        return max(committed, cut["end"] if cut is not None and cut["kind"] == "events" else 0)
 
     def _partition(
-        self, topic: str, partition: int, committed: int, upper: int, found: Offsets
+        self, topic: str, partition: int, committed: int, upper: int, absent: Offsets, found: Offsets
     ) -> PartitionCheck:
         kept = self._log.partition(topic, partition).start
         moved = self._moved_to(topic, partition)
@@ -150,8 +175,7 @@ class _SinkCheck:
             # All that the target has is by the offsets of the log before.
             found = found[:0]
         comparison = _Comparison(found)
-        dead = self._dead.offsets(self._pipeline, self._spec.name, topic, partition)
-        batches = self._delivered(topic, partition, start, upper if self._sink.keyed else committed, dead)
+        batches = self._delivered(topic, partition, start, upper if self._sink.keyed else committed, absent)
         if self._sink.keyed:
             expected, superseded = last_of_each_key(batches, committed)
             comparison.compare(expected, start, committed, superseded)
@@ -171,12 +195,12 @@ class _SinkCheck:
 
     def _moved_to(self, topic: str, partition: int) -> int:
         """Where the sink's way on this log began, if it came here by a move."""
-        moved = read_moved(self._log, cut_key(self._pipeline, self._spec.name, topic, partition))
+        moved = read_moved(self._log, cut_key(self._pipeline, self._party, topic, partition))
         info = self._log.topic(topic)
         return 0 if moved is None or info is None or info.incarnation != moved.incarnation else moved.offset
 
     def _delivered(
-        self, topic: str, partition: int, offset: int, end: int, dead: Offsets
+        self, topic: str, partition: int, offset: int, end: int, absent: Offsets
     ) -> Iterator[tuple[pa.RecordBatch, int]]:
         """The log's events before `end` that the target must have had, and where each batch ends."""
         while offset < end:
@@ -185,7 +209,7 @@ class _SinkCheck:
                 return
             offset = batch.next_offset
             numbers = batch.events.column("offset").to_numpy()
-            keep = self._filter.keeps(batch.events) & ~np.isin(numbers, dead) & (numbers < end)
+            keep = self._filter.keeps(batch.events) & ~np.isin(numbers, absent) & (numbers < end)
             yield batch.events.filter(pa.array(keep)), offset
 
     def _result(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Self
 
 import pyarrow as pa
 
@@ -111,7 +111,7 @@ class Transaction(ABC):
 class Log(ABC):
     """A durable log. Every method may be called from any thread."""
 
-    private: ClassVar[bool] = True
+    private: bool = True
     """Whether nobody but Milkrun writes to it, and offsets have no gaps: then differences of offsets are exact counts, and every
     event came through a source."""
 
@@ -193,6 +193,10 @@ class Log(ABC):
         """The store's keys with that prefix and their values, in order of keys."""
 
     @abstractmethod
+    def seen_until(self, scope: str, identity: bytes) -> int | None:
+        """Until when (Unix ms) the scope remembers an id as seen; None where it doesn't, or not any more."""
+
+    @abstractmethod
     def ledger(self, pipeline: str | None = None, *, since_minute: int | None = None) -> pa.Table:
         """The ledger's sums (`LEDGER_SCHEMA`), ordered by all columns before the count."""
 
@@ -259,6 +263,12 @@ class Log(ABC):
         """Give up all leases of the member at once."""
 
     # -- upkeep
+
+    @abstractmethod
+    def trim(self, topic: str, partition: int, before: int) -> int:
+        """Drop the events before an offset, for good; the partition's start then, at most `before`: an event stored together with later
+        ones may stay. Never goes back, and drops nothing the second time. OffsetOutOfRange past the end; NotFound; Refused where
+        topics are the operator's."""
 
     @abstractmethod
     def housekeep(self) -> None:

@@ -3,9 +3,12 @@
 Does nothing unless the environment variable `MILKRUN_KILL_AT` names a place and a count: `log.before_commit:3` kills this process
 with SIGKILL at the third arrival there; `MILKRUN_STOP_AT` halts it with SIGSTOP instead. Places: `log.begin`, `log.staged`,
 `log.before_commit`, `log.after_commit`; `ingest.before_commit`, `ingest.after_commit`; `delivery.cut_logged`, `.planned`,
-`.written`, `.before_settle`, `.settled`, `.recovering`; `duckdb.begin`, `.moved`, `.before_commit`, `.after_commit`;
-`parquet.before_put`, `.after_put`; `move.marked`, `.settled`, `.prepared`, `.copied`, `.compared`, `.mapped`, `.state`, `.seen`,
-`.counted`, `.finished`, `.done`.
+`.written`, `.before_settle`, `.settled`, `.recovering`; `repair.cut_logged`, `.before_settle`, `.settled`, `.recovering`;
+`readmit.before_commit`, `.after_commit`; `duckdb.begin`, `.moved`, `.before_commit`, `.after_commit`; `postgres.` the same;
+`snowflake.grown`, `.staged`, `.loaded`, `.before_commit`, `.after_commit`;
+`parquet.before_put`, `.after_put`; `archive.staged`, `.stored`, `.verified`, `.committed`, `.trimmed`, `.cleaning`; `move.marked`, `.settled`, `.prepared`, `.copied`, `.compared`, `.mapped`, `.state`, `.seen`,
+`.counted`, `.finished`, `.done`; `replay.still`, `.changed`, `.recorded`; `duckdb.before_switch`, `.after_switch`; `parquet.before_switch`,
+`.after_switch`; `refresh.cut_logged`, `.before_settle`, `.settled`, `.recovering`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The ledger's words: what is counted of each event, per pipeline, topic partition and minute.
 
-At rest, for each topic partition and sink, accepted = delivered + filtered + dead: that is what `milkrun ledger` shows.
+Counts only grow: what is dead or held now is what was counted so, less what has left that state since. At rest, for each topic
+partition and sink, accepted = delivered + filtered + dead + dropped + held: that is what `milkrun ledger` shows.
 """
 
 from __future__ import annotations
@@ -26,6 +27,14 @@ class Stage(StrEnum):
     """Left out by a sink on purpose; `party` is the sink."""
     DEAD = "dead"
     """Made a dead letter by a sink; `party` is the sink."""
+    REDELIVERED = "redelivered"
+    """No dead letter any more, as it was delivered, filtered or accepted after all: counted besides that. `party` had refused it."""
+    DROPPED = "dropped"
+    """No dead letter any more, as a person gave it up; `party` had refused it."""
+    HELD = "held"
+    """Held back by a sink, for an earlier event of its key is a dead letter; `party` is the sink."""
+    RELEASED = "released"
+    """Held no more: delivered, or a dead letter now, and counted as that besides; `party` is the sink."""
 
 
 @dataclass(frozen=True, slots=True)

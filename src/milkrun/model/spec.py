@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,9 +81,16 @@ class CutSpec:
     seconds: float
 
 
+OnError = Literal["park", "hold_key", "stop"]
+
+
 @dataclass(frozen=True, slots=True)
 class SinkSpec:
-    """One sink of a pipeline. `topics` are shell patterns over topic names; `only` keeps events whose path has such a value."""
+    """One sink of a pipeline. `topics` are shell patterns over topic names; `only` keeps events whose path has such a value.
+
+    `on_error` says what becomes of the events after one that the sink refuses: they pass (`park`), those of its key are held
+    (`hold_key`, at most `hold_limit` a topic partition), or none passes (`stop`).
+    """
 
     name: str
     connector: str
@@ -90,6 +98,8 @@ class SinkSpec:
     topics: tuple[str, ...]
     cut: CutSpec
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    on_error: OnError = "park"
+    hold_limit: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +117,16 @@ class SchemaSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SlaSpec:
+    """What a pipeline promises: of the events accepted in the last `over` seconds, at least the share `complete` (below 1) is in each
+    sink's target within `fresh_within` seconds of being accepted."""
+
+    fresh_within: float
+    complete: float
+    over: float
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineSpec:
     """What one YAML file declares. `version` is a digest of the definition; it stands in every dead letter."""
 
@@ -119,6 +139,7 @@ class PipelineSpec:
     owner: str = ""
     description: str = ""
     version: str = ""
+    sla: SlaSpec | None = None
 
     def topic(self, name: str) -> TopicSpec:
         """What this pipeline declares of the topic `name`, or its defaults under that name."""
@@ -161,6 +182,41 @@ LogSpec = EmbeddedLogSpec | KafkaLogSpec
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveRule:
+    """What becomes of a topic's events: after `after_seconds` they go into the archive, in files of about `file_bytes`; the log keeps them
+    for `keep_hot_seconds` of their age all the same."""
+
+    after_seconds: float
+    keep_hot_seconds: float
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSpec:
+    """Where events go when they are old, for ever: Parquet files in a folder or bucket.
+
+    `url` names the place, relative to `folder`, the project's. `rules` are by a topic's name or by shell patterns, None for topics that
+    aren't archived; `*` is every topic of the project's own that no other entry fits. `s3` has the options of a bucket, checked by whoever
+    made the spec. `price` is what a gigabyte (10^9 bytes) costs there in a month.
+    """
+
+    url: str
+    folder: Path
+    rules: Mapping[str, ArchiveRule | None]
+    s3: Mapping[str, Any] | None = field(default=None, repr=False)
+    price: float = 0.0
+
+    def rule(self, topic: str, *, own: bool) -> ArchiveRule | None:
+        """What holds for a topic; `own` says whether it is the project's. Its name goes before patterns, and those as they are ordered."""
+        if topic in self.rules:
+            return self.rules[topic]
+        for pattern, rule in self.rules.items():
+            if pattern != "*" and fnmatchcase(topic, pattern):
+                return rule
+        return self.rules.get("*") if own else None
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSpec:
     """Where metrics, health and status are served."""
 
@@ -177,3 +233,4 @@ class ProjectSpec:
     log: LogSpec
     pipelines: tuple[PipelineSpec, ...]
     server: ServerSpec = field(default_factory=ServerSpec)
+    archive: ArchiveSpec | None = None

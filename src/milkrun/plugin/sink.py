@@ -27,12 +27,17 @@ class SinkCapabilities:
     """What a sink can promise. `position`: whether the target stores it (`stored`) or names carry it (`named`).
 
     `placement`: `partitions` spreads partitions over workers; `one worker` gives all of the sink to one (a file with one writer).
+    `repairs`: whether it takes cuts of events that come late (`Events.repairs`): dead letters that were corrected, and events that were
+    held for them.
+    `generations`: whether it holds several generations beside each other, and has `switch` and `drop`.
     """
 
     delivery: Delivery
     position: Literal["stored", "named"]
     placement: Literal["partitions", "one worker"]
     note: str = ""
+    repairs: bool = False
+    generations: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,10 @@ class Events:
     those filtered or dead. `columns` has the same rows, decoded (`milkrun.model.schema` says how types are mapped; tombstones are
     all null). `ids` are the events' ids (string, null if none) and `received_at` their times of receipt (`TIMESTAMP`).
     `incarnation` is the topic's, `generation` the pipeline's.
+
+    With `repairs` these are events that were passed over before: `start` and `end` then don't count offsets but such events, per
+    topic partition, from 0. Their own offsets, in `batch`, ascend and lie before those of all cuts to come. Where the target keeps
+    the last event of each key, no later event of their keys has been delivered.
     """
 
     partition: TopicPartition
@@ -54,6 +63,7 @@ class Events:
     columns: pa.Table
     ids: pa.ChunkedArray
     received_at: pa.ChunkedArray
+    repairs: bool = False
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
@@ -107,12 +117,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class SinkContext:
-    """What a sink is given of its surroundings. Relative paths of a configuration are below `folder`."""
+    """What a sink is given of its surroundings. Relative paths of a configuration are below `folder`.
+
+    `generation` is the one whose cuts this instance writes, and which `position`, `audit`, `held` and `locate` are about.
+    """
 
     pipeline: str
     name: str
     folder: Path
     clock: Clock
+    generation: int = 1
 
 
 class Sink(ABC):
@@ -140,6 +154,12 @@ class Sink(ABC):
     def position(self, partition: TopicPartition) -> TargetPosition | None:
         """What the target has of a partition; None if nothing. Sinks with `named` positions return None always."""
 
+    def repair_position(self, partition: TopicPartition) -> TargetPosition | None:
+        """As `position`, of cuts with `repairs`: the number of such events that the target has. For sinks with `stored` positions that
+        take them."""
+        del partition
+        return None
+
     @abstractmethod
     def plan(self, events: Events) -> Plan:
         """What would be written: a pure function of `events` and the configuration."""
@@ -147,12 +167,58 @@ class Sink(ABC):
     @abstractmethod
     def write(self, plan: Plan) -> None:
         """Write it, once, together with the position `end`. With `stored` positions the target must still be at `start` (or hold
-        nothing and `start` be the first cut's), else `Fenced`. Writing a `named` plan twice has the effect of once.
+        nothing and `start` be the first cut's), else `Fenced`. Writing a `named` plan twice has the effect of once. Cuts with `repairs`
+        have positions, or names, of their own.
         """
 
     @abstractmethod
     def audit(self, topic: str) -> pa.Table:
         """What the target holds of a topic, read back from it: columns `partition` (int32) and `offset` (int64), a row an event."""
+
+    # -- generations: for sinks that can (`capabilities.generations`)
+
+    def switch(self, generation: int, number: int) -> None:
+        """Let readers find `generation` under the plain names from now on, all of its topics at once, and the one before beside it. Called
+        on an open sink of any generation; each goes on from its own positions.
+
+        `number` counts the sink's switches from 1. Made again it changes nothing; Fenced where a later one has been made.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has one generation only")
+
+    def drop(self, generation: int) -> None:
+        """Remove all that the target holds of a generation which readers don't find, for good; cuts of it are Fenced from now on where the
+        target stores positions. May be called again. Refused where it is the one that readers find."""
+        raise NotImplementedError(f"{type(self).__name__} has one generation only")
+
+    # -- for previews; called whether the sink is open or not, and nothing of the target may change
+
+    def ddl(self, plans: Sequence[Plan]) -> Sequence[str]:
+        """The statements by which `write` would make room in the target, as it stands, for these plans one after the other; none where
+        that needs none. Transient where the target can't be looked at for now.
+        """
+        del plans
+        return ()
+
+    def rows_in(self, file: FileContent) -> pa.Table:
+        """What a reader gets of a file that a plan writes, with the columns `_partition` and `_offset` among others. NotImplementedError
+        from a sink that writes no files, or whose files have no rows.
+        """
+        raise NotImplementedError(f"{type(self).__name__} writes no files of rows")
+
+    def held(self, partition: TopicPartition, start: int, end: int) -> pa.Table:
+        """The rows that the target holds of the offsets `[start, end)`, of the topic's newest incarnation: columns as the plan's outputs
+        have them, `_partition` and `_offset` among them; no rows, and perhaps no columns, where there is nothing. NotImplementedError
+        from a sink that can't read its target back.
+        """
+        raise NotImplementedError(f"{type(self).__name__} doesn't read its target back")
+
+    # -- for people
+
+    def locate(self, partition: TopicPartition, offset: int) -> str | None:
+        """Where the target holds that event, for people to read: a table, a file. None where it doesn't hold it. NotImplementedError from
+        a sink that can't tell.
+        """
+        raise NotImplementedError(f"{type(self).__name__} doesn't tell where events are")
 
     @property
     def keyed(self) -> bool:

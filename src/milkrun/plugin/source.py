@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from milkrun.model.batch import HEADERS
 from milkrun.model.clock import Clock
+from milkrun.model.errors import Refused
 from milkrun.plugin.capabilities import Delivery
 
 
@@ -138,6 +139,16 @@ class Source(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go, without acknowledging anything. Also called after a failed `open`."""
+
+    def tap(self, bindings: Sequence[str]) -> str:
+        """Called in place of `open`, for a preview: from now on `poll` gives events of which nobody else is deprived, and `settle` isn't
+        called. Whoever waits for an answer is told that nothing was kept. `bindings` is what the user says about where to listen, in the
+        source's own words. Returns, for people, where events are taken from. Refused where that can't be.
+        """
+        del bindings
+        raise Refused(
+            f"the source {self.context.name} ({self.name}) can't be previewed live; give its events with --file"
+        )
 
     def drain(self) -> None:
         """A graceful stop has begun: take in nothing new; polls still bring what was taken in. The default does nothing."""

@@ -1,14 +1,16 @@
 """Dead letters: events that a stage refused, kept as events of the pipeline's own topic `_dead.<pipeline>`.
 
 Key, value and headers are the refused event's own, untouched; what happened stands in headers that begin with
-`milkrun.dead.`. They are appended in the same transaction that moves the position past the event.
+`milkrun.dead.`, and for tools that know Kafka Connect's dead letters in headers as Connect writes them. They are appended in the same
+transaction that moves the position past the event.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -17,9 +19,26 @@ from milkrun.model.batch import RECORD_SCHEMA, Batch
 from milkrun.model.spec import dead_letter_topic
 from milkrun.runtime.columns import with_headers
 
-_PREFIX = "milkrun.dead."
-_FIRST = _PREFIX + "stage"
-_FIELDS = ("stage", "party", "code", "message", "path", "topic", "partition", "offset", "version")
+HEADER_PREFIX = "milkrun.dead."
+_FIRST = HEADER_PREFIX + "stage"
+_FIELDS = (
+    "stage",
+    "party",
+    "code",
+    "message",
+    "path",
+    "topic",
+    "partition",
+    "offset",
+    "version",
+    "incarnation",
+    "id",
+)
+_ATTRIBUTE = HEADER_PREFIX + "attribute."
+
+_CONNECT = "__connect.errors."
+_CONNECT_STAGES = {"source": "TRANSFORMATION", "sink": "VALUE_CONVERTER"}
+"""What comes nearest among the stages of Connect (`org.apache.kafka.connect.runtime.errors.Stage`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +54,15 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Where a number of events was refused: by which party (source or sink) of which version, at which topic partition."""
+    """Where a number of events was refused: by which party (source or sink) of which version, at which topic partition of which
+    incarnation."""
 
     stage: str
     party: str
     version: str
     topic: str = ""
     partition: int | None = None
+    incarnation: str = ""
 
 
 def records(
@@ -51,8 +72,10 @@ def records(
     keys: pa.Array,
     values: pa.Array,
     headers: pa.ListArray,
+    attributes: Mapping[str, pa.StringArray] | None = None,
 ) -> pa.RecordBatch:
-    """The dead letters of refused events (columns of equal length), as records to append."""
+    """The dead letters of refused events (columns of equal length), as records to append. `attributes` are what a source gave for
+    routing besides: the event can be routed again by them."""
     rows = len(causes)
     columns: dict[str, list[Any]] = {
         "code": [cause.code for cause in causes],
@@ -64,11 +87,33 @@ def records(
         "version": [refusal.version] * rows,
         "topic": [refusal.topic or None] * rows,
         "partition": [refusal.partition] * rows,
+        "incarnation": [refusal.incarnation or None] * rows,
+        "id": [uuid.uuid4().hex for _ in causes],
     }
-    extra = [(_PREFIX + name, _texts(columns[name])) for name in _FIELDS]
+    extra = [(HEADER_PREFIX + name, _texts(columns[name])) for name in _FIELDS]
+    extra += [(_ATTRIBUTE + name, column.cast(pa.binary())) for name, column in (attributes or {}).items()]
+    extra += [(_CONNECT + name, _texts(values)) for name, values in _connect(refusal, causes).items()]
     return pa.RecordBatch.from_arrays(
         [timestamps, keys, values, with_headers(headers, extra)], schema=RECORD_SCHEMA
     )
+
+
+def _connect(refusal: Refusal, causes: Sequence[Cause]) -> dict[str, Sequence[Any]]:
+    """Connect's headers (KIP-298), by their names there. There an event of no topic has an empty one, and -1 for numbers."""
+    rows = len(causes)
+    return {
+        "topic": [refusal.topic] * rows,
+        "partition": [-1 if refusal.partition is None else refusal.partition] * rows,
+        "offset": [-1 if cause.offset is None else cause.offset for cause in causes],
+        "connector.name": [refusal.party] * rows,
+        "task.id": [0 if refusal.partition is None else refusal.partition] * rows,
+        "stage": [_CONNECT_STAGES[refusal.stage]] * rows,
+        "class.name": ["milkrun"] * rows,
+        "exception.class.name": [cause.code for cause in causes],
+        "exception.message": [
+            f"{cause.path}: {cause.message}" if cause.path else cause.message for cause in causes
+        ],
+    }
 
 
 def _texts(values: Sequence[Any]) -> pa.BinaryArray:
@@ -80,7 +125,8 @@ def _texts(values: Sequence[Any]) -> pa.BinaryArray:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead letter as read back. `id` names it within its pipeline: partition and offset in the dead letters' topic."""
+    """A dead letter as read back. `id` names it within its pipeline: partition and offset in the dead letters' topic. `uid` is its own
+    wherever the topic is moved to; `incarnation` is that of `topic`. `attributes` are what a source gave for routing."""
 
     id: str
     pipeline: str
@@ -97,6 +143,9 @@ class DeadLetter:
     partition: int | None
     offset: int | None
     version: str
+    incarnation: str = ""
+    uid: str = ""
+    attributes: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: bytes as text where they are UTF-8, else as `{"base64": ...}`."""
@@ -139,6 +188,13 @@ def parse(pipeline: str, batch: Batch) -> Iterator[DeadLetter]:
             partition=int(info["partition"]) if "partition" in info else None,
             offset=int(info["offset"]) if "offset" in info else None,
             version=info.get("version", ""),
+            incarnation=info.get("incarnation", ""),
+            uid=info.get("id", ""),
+            attributes={
+                name.removeprefix("attribute."): text
+                for name, text in info.items()
+                if name.startswith("attribute.")
+            },
         )
 
 
@@ -149,6 +205,8 @@ def _told_apart(
     names = [name for name, _ in headers]
     ours = len(names) - names[::-1].index(_FIRST) - 1 if _FIRST in names else len(names)
     info = {
-        name.removeprefix(_PREFIX): (value or b"").decode(errors="replace") for name, value in headers[ours:]
+        name.removeprefix(HEADER_PREFIX): (value or b"").decode(errors="replace")
+        for name, value in headers[ours:]
+        if name.startswith(HEADER_PREFIX)
     }
     return headers[:ours], info

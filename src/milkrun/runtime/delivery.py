@@ -7,40 +7,47 @@
 
 After a crash the logged cut is prepared again, with the same result, and the target's position tells whether step 3 has
 happened. A position that this can't explain is refused: going on would lose or double events.
+
+What becomes of events after one that is refused, `on_error` says; those that come late go by `milkrun.runtime.repairs`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from milkrun.log.protocol import Lease, Log
+from milkrun.log.protocol import Lease, Log, Transaction
 from milkrun.model.batch import BATCH_SCHEMA, Batch, TopicPartition
 from milkrun.model.clock import Clock
 from milkrun.model.errors import GapError, NotFound, OffsetOutOfRange, Reopen
 from milkrun.model.faults import reach
 from milkrun.model.ledger import Stage
-from milkrun.model.spec import PipelineSpec, SinkSpec, dead_letter_topic
+from milkrun.model.spec import OnError, PipelineSpec, SinkSpec, dead_letter_topic
 from milkrun.plugin.sink import Events, Sink, TargetPosition
 from milkrun.runtime import accounting, dead_letters
+from milkrun.runtime.decoding import Decoder
+from milkrun.runtime.freshness import FreshnessRecorder
+from milkrun.runtime.generations import PRODUCTION, Generation, Run, party_of
+from milkrun.runtime.holding import Holding
+from milkrun.runtime.letters import Order, read_orders
 from milkrun.runtime.moves import translated
-from milkrun.runtime.paths import parse_path
 from milkrun.runtime.preparing import Filter, Prepared, prepare
-from milkrun.runtime.routing import select
-from milkrun.runtime.stores import CUTS, cut_key, party_key
+from milkrun.runtime.refreshing import RefreshCut, RefreshLane
+from milkrun.runtime.repairs import RepairCut, RepairLane
+from milkrun.runtime.stores import CUTS, STOPPED, cut_key, party_key
 from milkrun.runtime.topic_schema import TopicSchemas
 
-GENERATION = 1
-"""Replays give a pipeline's sinks further generations; until then there is one."""
 
-
-class Cut(msgspec.Struct, frozen=True):
+class Cut(msgspec.Struct, frozen=True, tag="events", tag_field="kind"):
     """A logged cut: the events `[start, end)` of this incarnation of the topic, filtered by `only` and decoded by this version of the
-    topic's schema. All that its content depends on stands here: a definition changed in between changes later cuts alone."""
+    topic's schema, and what `on_error` says. All that its content depends on stands here, or changes by this delivery alone: a
+    definition changed in between changes later cuts alone."""
 
     incarnation: str
     generation: int
@@ -48,10 +55,18 @@ class Cut(msgspec.Struct, frozen=True):
     end: int
     schema: int
     only: dict[str, list[str]] = {}
+    on_error: OnError = "park"
+
+
+class Stopped(msgspec.Struct, frozen=True):
+    """The refused event at which a sink stopped."""
+
+    incarnation: str
+    offset: int
 
 
 class Delivery:
-    """One sink's way through one topic partition. Used by the sink's thread alone."""
+    """One generation's way through one topic partition. Used by the sink's thread alone."""
 
     def __init__(
         self,
@@ -63,9 +78,11 @@ class Delivery:
         log: Log,
         clock: Clock,
         schemas: TopicSchemas,
+        run: Run = PRODUCTION,
     ) -> None:
         self.partition = partition
         self.lease: Lease | None = None
+        self.repairs_due = True
         self._pipeline = pipeline
         self._spec = spec
         self._sink = sink
@@ -73,17 +90,49 @@ class Delivery:
         self._clock = clock
         self._schemas = schemas
         self._filter = Filter(spec.only)
-        self._type = (
-            parse_path(pipeline.schema.type) if pipeline.schema.by_type and pipeline.schema.type else None
+        self._decoder = Decoder(pipeline, spec, partition.topic, schemas)
+        self._run = run
+        self._party = party_of(spec.name, run.generation)
+        self._group = party_key(pipeline.name, self._party)
+        self._cut_key = cut_key(pipeline.name, self._party, partition.topic, partition.partition)
+        # What a promise is about is when readers can query an event, and of a replay they can't.
+        self._freshness = (
+            FreshnessRecorder(
+                log, pipeline.name, spec.name, partition.topic, partition.partition, pipeline.sla
+            )
+            if run.live
+            else None
         )
-        self._group = party_key(pipeline.name, spec.name)
-        self._cut_key = cut_key(pipeline.name, spec.name, partition.topic, partition.partition)
+        self._only = {path: list(values) for path, values in spec.only.items()}
+        self._holding = Holding(log, self._cut_key)
+        self._lane = RepairLane(
+            self,
+            pipeline=pipeline.name,
+            version=pipeline.version,
+            party=self._party,
+            place=self._cut_key,
+            generation=run.generation,
+            only=self._only,
+            sink=sink,
+            log=log,
+            clock=clock,
+            holding=self._holding,
+        )
+        self._refresh = RefreshLane(
+            self,
+            self._lane,
+            pipeline=pipeline.name,
+            party=self._party,
+            place=self._cut_key,
+            generation=run.generation,
+            only=self._only,
+            log=log,
+        )
+        self._full = False
         self._incarnation = ""
         self._offset = 0
         self._advanced_at = 0.0
         self._waiting_since: float | None = None
-        # Fields that the schema didn't take when asked (all null, or beyond its limits): not asked for again.
-        self._not_growing: frozenset[tuple[str, ...]] = frozenset()
 
     @property
     def offset(self) -> int:
@@ -94,6 +143,31 @@ class Delivery:
     def incarnation(self) -> str:
         """The topic's incarnation that it delivers, once recovered."""
         return self._incarnation
+
+    @property
+    def place(self) -> str:
+        """The key of its cut in the log, and of all else that it keeps there."""
+        return self._cut_key
+
+    @property
+    def stopped(self) -> str | None:
+        """Why it goes no further before a person has acted, where `on_error` is `stop`."""
+        if self._spec.on_error != "stop" or self._lane.stopped is None:
+            return None
+        return (
+            f"{self.partition}: the event at offset {self._lane.stopped} was refused, and on_error is stop; see `milkrun dead list`, then "
+            "redeliver or drop it, and the sink goes on"
+        )
+
+    @property
+    def waiting(self) -> str | None:
+        """Why it waits for a person, where no more events may be held."""
+        if not self._full:
+            return None
+        return (
+            f"{self.partition}: {self._spec.hold_limit} events are held behind dead letters of their keys, and the next would be one more than "
+            "hold_limit; see `milkrun dead list`, then redeliver or drop those letters, or raise hold_limit"
+        )
 
     @property
     def advanced_at(self) -> float:
@@ -126,15 +200,70 @@ class Delivery:
             raise NotFound(f"there is no topic {topic!r}")
         self._incarnation = info.incarnation
         committed = self._log.committed(self._group, topic, number)
+        self._load_repairs()
         stored = self._log.get(CUTS, self._cut_key)
-        cut = msgspec.json.decode(stored, type=Cut) if stored else None
-        if cut is not None and cut.incarnation == self._incarnation:
+        cut = msgspec.json.decode(stored, type=Cut | RepairCut | RefreshCut) if stored else None
+        if isinstance(cut, Cut) and cut.incarnation == self._incarnation:
             self._offset = cut.start if committed is None else committed
+            self._lane.check()
             return self._finish(cut)
-        self._offset = self._log.bounds(topic, number)[0] if committed is None else committed
+        self._offset = self._first() if committed is None else committed
         if self._sink.capabilities.position == "stored":
             self._check_target(committed)
+        if isinstance(cut, RepairCut) and cut.incarnation == self._incarnation:
+            return self._lane.finish(cut)
+        if isinstance(cut, RefreshCut) and cut.incarnation == self._incarnation:
+            return self._refresh.finish(cut)
+        self._lane.check()
         return 0
+
+    def _first(self) -> int:
+        """Where it begins."""
+        oldest = self._log.bounds(self.partition.topic, self.partition.partition)[0]
+        return self._run.start(self.partition, self._incarnation, oldest)
+
+    def _last(self, end: int) -> int:
+        """Where it ends for now, `end` being the end of a read or of the partition."""
+        until = self._run.end(self.partition, self._incarnation)
+        return end if until is None else min(end, max(until, self._offset))
+
+    def _until_last(self, batch: Batch) -> Batch:
+        last = self._last(batch.next_offset)
+        if last == batch.next_offset:
+            return batch
+        return Batch(batch.topic, batch.partition, _before(batch.events, last), last)
+
+    def _load_repairs(self) -> None:
+        self._holding.load(self._incarnation)
+        self._lane.load()
+        self._lane.orders = read_orders(self._log, f"{self._cut_key}/").get(self._cut_key, {})
+        stored = self._log.get(STOPPED, self._cut_key)
+        stopped = msgspec.json.decode(stored, type=Stopped) if stored else None
+        current = stopped is not None and stopped.incarnation == self._incarnation
+        self._lane.stopped = stopped.offset if stopped is not None and current else None
+
+    def take_orders(self, orders: dict[int, Order]) -> None:
+        """These are all the orders about its dead letters that there are now."""
+        if orders.keys() != self._lane.orders.keys():
+            self._lane.orders = orders
+            self.repairs_due = True
+
+    def repair(self) -> int:
+        """Do the next thing about dead letters and held events; how many events it was about. At 0 nothing more can be done before
+        there are other orders."""
+        self._check_incarnation()
+        with self._as_holder():
+            done = self._lane.step(all_keys=self._spec.on_error != "hold_key")
+        self.repairs_due = done > 0
+        self._full = self._full and not done
+        return done
+
+    def refresh(self, orders: dict[int, Generation]) -> int:
+        """Go on with what is to be written once more; how many events were looked at, 0 where nothing is left of it for now."""
+        self._refresh.orders = orders
+        self._check_incarnation()
+        with self._as_holder():
+            return self._refresh.step()
 
     def due_in(self) -> float | None:
         """Seconds until the next cut is due (0: now); None while nothing waits. Reopen where the topic has been deleted."""
@@ -142,9 +271,12 @@ class Delivery:
             _, end = self._log.bounds(self.partition.topic, self.partition.partition)
         except NotFound as error:
             raise Reopen(f"the topic {self.partition.topic} has been deleted") from error
-        if end <= self._offset:
+        if self._last(end) <= self._offset or self._full or self.stopped:
             self._waiting_since = None
             return None
+        if self._last(end) < end:
+            # Nothing more will come.
+            return 0.0
         now = self._clock.monotonic()
         if self._waiting_since is None:
             self._waiting_since = now
@@ -159,21 +291,63 @@ class Delivery:
         """Cut and deliver what waits; the number of events that are done with. Reopen where the topic has been created anew."""
         self._advanced_at = self._clock.monotonic()
         self._check_incarnation()
-        batch = self._read(self._offset, self._spec.cut.rows, self._spec.cut.bytes)
+        batch = self._until_last(self._read(self._offset, self._spec.cut.rows, self._spec.cut.bytes))
         # What this read hasn't given has come since: it waits while the cut is written.
         self._waiting_since = self._advanced_at
         if batch.next_offset == self._offset:
             return 0
-        version, prepared = self._decode(batch.events)
-        only = {path: list(values) for path, values in self._spec.only.items()}
-        cut = Cut(self._incarnation, GENERATION, self._offset, batch.next_offset, version, only)
+        version, prepared = self.decode(batch.events)
+        events, end = batch.events, self._end(prepared, batch)
+        if end == self._offset:
+            self._full = True
+            return 0
+        if end < batch.next_offset:
+            events = _before(events, end)
+            prepared = self.decode_as(events, version, self._filter)
+        cut = Cut(
+            self._incarnation,
+            self._run.generation,
+            self._offset,
+            end,
+            version,
+            self._only,
+            self._spec.on_error,
+        )
         with self._log.transaction(self.lease) as transaction:
             transaction.put(CUTS, self._cut_key, msgspec.json.encode(cut))
         reach("delivery.cut_logged")
+        prepared, held = self._without_held(cut, events, prepared)
         with self._as_holder():
-            self._write(cut, prepared)
-        self._settle(cut, batch.events, prepared)
-        return len(batch)
+            self.write(cut, prepared)
+        self._settle(cut, events, prepared, held)
+        return int(events.num_rows)
+
+    def _end(self, prepared: Prepared, batch: Batch) -> int:
+        """Where the cut must end: after the first refused event, or before the first that can't be held any more."""
+        if self._spec.on_error == "stop" and len(prepared.dead):
+            return int(batch.events.column("offset")[int(prepared.dead.min())].as_py()) + 1
+        if self._spec.on_error == "hold_key":
+            caught = np.flatnonzero(self._caught(batch.events, prepared))
+            room = max(0, self._spec.hold_limit - self._holding.rows) if len(caught) else 0
+            if len(caught) > room:
+                return int(prepared.batch.column("offset")[int(caught[room])].as_py())
+        return batch.next_offset
+
+    def _caught(self, events: pa.RecordBatch, prepared: Prepared) -> npt.NDArray[np.bool_]:
+        return self._holding.caught(prepared.batch, events.take(pa.array(prepared.dead)))
+
+    def _without_held(
+        self, cut: Cut, events: pa.RecordBatch, prepared: Prepared
+    ) -> tuple[Prepared, pa.Table]:
+        """What of the cut goes to the sink, and the events (`BATCH_SCHEMA`) that are held."""
+        if cut.on_error != "hold_key":
+            return prepared, prepared.batch.slice(0, 0)
+        caught = self._caught(events, prepared)
+        if not caught.any():
+            return prepared, prepared.batch.slice(0, 0)
+        kept, held = pa.array(~caught), prepared.batch.filter(pa.array(caught))
+        left = replace(prepared, batch=prepared.batch.filter(kept), columns=prepared.columns.filter(kept))
+        return left, held
 
     def _check_incarnation(self) -> None:
         """The offsets of a topic that was created anew begin at 0: it must not look delivered already."""
@@ -194,30 +368,16 @@ class Delivery:
                 f"{self._group} had them; give the topic a longer retention, and the sink another name to start afresh"
             ) from error
 
-    def _decode(self, events: pa.RecordBatch) -> tuple[int, Prepared]:
-        """Decode by the newest schema, and grow that until it names all the fields there are."""
-        topic = self.partition.topic
-        version = self._schemas.latest(topic)
-        types = self._types(events)
-        first = version.version == 0 and self._pipeline.schema.grow and not self._spec.only
-        if first or self._schemas.lacks(topic, types):
-            version = self._schemas.grow(topic, events.column("value"), types)
-        prepared = prepare(events, version.schema, self._filter)
-        if self._pipeline.schema.grow and not prepared.unknown <= self._not_growing:
-            version = self._schemas.grow(topic, prepared.batch.column("value").combine_chunks(), types)
-            prepared = prepare(events, version.schema, self._filter)
-            self._not_growing = prepared.unknown
-        return version.version, prepared
+    def decode_as(self, events: pa.RecordBatch, version: int, filter: Filter) -> Prepared:
+        """Decode by this version of the schema."""
+        return prepare(events, self._schemas.at(self.partition.topic, version).schema, filter)
 
-    def _types(self, events: pa.RecordBatch) -> list[str]:
-        if self._type is None:
-            return []
-        (column,) = select(
-            events.column("value"), events.column("headers"), events.column("key"), [self._type]
-        )
-        return [name for name in column.unique().to_pylist() if name is not None]
+    def decode(self, events: pa.RecordBatch) -> tuple[int, Prepared]:
+        """Decode by the newest schema, and grow that."""
+        return self._decoder.decode(events)
 
-    def _write(self, cut: Cut, prepared: Prepared) -> None:
+    def write(self, cut: Cut | RepairCut | RefreshCut, prepared: Prepared) -> None:
+        """Plan and write the cut."""
         events = Events(
             partition=self.partition,
             incarnation=cut.incarnation,
@@ -228,36 +388,58 @@ class Delivery:
             columns=prepared.columns,
             ids=prepared.ids(),
             received_at=prepared.received_at(),
+            repairs=not isinstance(cut, Cut),
         )
         plan = self._sink.plan(events)
         reach("delivery.planned")
         self._sink.write(plan)
         reach("delivery.written")
 
-    def _settle(self, cut: Cut, events: pa.RecordBatch, prepared: Prepared) -> None:
+    def _settle(self, cut: Cut, events: pa.RecordBatch, prepared: Prepared, held: pa.Table) -> None:
+        written_at = self._clock.now()
         topic, number = self.partition.topic, self.partition.partition
         timestamps = events.column("timestamp")
         counted = (
             (Stage.DELIVERED, prepared.batch.column("timestamp")),
             (Stage.FILTERED, timestamps.take(pa.array(prepared.filtered))),
             (Stage.DEAD, timestamps.take(pa.array(prepared.dead))),
+            (Stage.HELD, held.column("timestamp")),
         )
         with self._log.transaction(self.lease) as transaction:
             if len(prepared.dead):
                 dead = events.take(pa.array(prepared.dead))
-                refusal = dead_letters.Refusal("sink", self._spec.name, self._pipeline.version, topic, number)
+                refusal = dead_letters.Refusal(
+                    "sink", self._party, self._pipeline.version, topic, number, self._incarnation
+                )
                 columns = [dead.column(name) for name in ("timestamp", "key", "value", "headers")]
                 letters = dead_letters.records(refusal, prepared.causes, *columns)
                 transaction.append(dead_letter_topic(self._pipeline.name), 0, letters)
+                self._hold_up(transaction, cut, dead, held)
+            elif held.num_rows:
+                self._holding.add(transaction, events.slice(0, 0), held)
             for stage, stamps in counted:
                 transaction.count(
-                    accounting.entries(self._pipeline.name, topic, number, stage, self._spec.name, stamps)
+                    accounting.entries(self._pipeline.name, topic, number, stage, self._party, stamps)
+                )
+            if self._freshness is not None:
+                self._freshness.record(
+                    transaction, cut.incarnation, (cut.start, cut.end), prepared, held.num_rows, written_at
                 )
             transaction.commit_offset(self._group, topic, number, cut.end)
             transaction.put(CUTS, self._cut_key, None)
             reach("delivery.before_settle")
         reach("delivery.settled")
         self._offset = cut.end
+
+    def _hold_up(self, transaction: Transaction, cut: Cut, dead: pa.RecordBatch, held: pa.Table) -> None:
+        """What `on_error` says about the events after those that are dead."""
+        if cut.on_error == "hold_key":
+            self._holding.add(transaction, dead, held)
+        elif cut.on_error == "stop":
+            (offset,) = dead.column("offset").to_pylist()
+            stopped = Stopped(self._incarnation, offset)
+            transaction.put(STOPPED, self._cut_key, msgspec.json.encode(stopped))
+            self._lane.stopped = offset
 
     def _finish(self, cut: Cut) -> int:
         """Do again what may have been cut short: prepare the cut as it was, write it unless the target has it, settle it."""
@@ -266,12 +448,12 @@ class Delivery:
                 f"{self.partition}: the log's cut begins at {cut.start}, its committed offset is {self._offset}"
             )
         events = self._reread(cut)
-        schema = self._schemas.at(self.partition.topic, cut.schema).schema
-        prepared = prepare(events, schema, Filter(cut.only))
+        prepared = self.decode_as(events, cut.schema, Filter(cut.only))
+        prepared, held = self._without_held(cut, events, prepared)
         reach("delivery.recovering")
         if self._needs_write(cut):
-            self._write(cut, prepared)
-        self._settle(cut, events, prepared)
+            self.write(cut, prepared)
+        self._settle(cut, events, prepared, held)
         return int(events.num_rows)
 
     def _needs_write(self, cut: Cut) -> bool:
@@ -330,6 +512,9 @@ class Delivery:
             offset = batch.next_offset
         if not parts:
             return pa.RecordBatch.from_pylist([], BATCH_SCHEMA)
-        whole = pa.concat_batches(parts)
-        inside = int(np.searchsorted(whole.column("offset").to_numpy(), cut.end))
-        return whole.slice(0, inside)
+        return _before(pa.concat_batches(parts), cut.end)
+
+
+def _before(events: pa.RecordBatch, end: int) -> pa.RecordBatch:
+    """The events before the offset `end`."""
+    return events.slice(0, int(np.searchsorted(events.column("offset").to_numpy(), end)))

@@ -25,6 +25,8 @@ class State(StrEnum):
     """Another worker does this work."""
     RETRYING = "retrying"
     """Its last turn failed in a way that may heal; `error` says how."""
+    WAITING = "waiting"
+    """A part of its work can't go on before a person has acted; `error` says on what."""
     FAILED = "failed"
     """It stopped and needs a person; `error` says why."""
     STOPPED = "stopped"
@@ -33,7 +35,9 @@ class State(StrEnum):
 class Progress:
     """The record of one task. Any thread may read it by `snapshot`."""
 
-    def __init__(self, clock: Clock, pipeline: str, kind: Literal["source", "sink"], name: str) -> None:
+    def __init__(
+        self, clock: Clock, pipeline: str, kind: Literal["source", "sink", "archive"], name: str
+    ) -> None:
         self.pipeline = pipeline
         self.kind = kind
         self.name = name

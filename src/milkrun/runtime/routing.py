@@ -7,8 +7,8 @@ received, the route and the time of receipt.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,8 @@ _FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Routed events: columns of equal length. Rows in `faults` have no meaning in the other columns."""
+    """Routed events: columns of equal length. Rows in `faults` have no meaning in the other columns but `values`, `headers` and
+    `attributes`, the source's own."""
 
     topics: pa.Array
     keys: pa.BinaryArray
@@ -45,6 +46,7 @@ class Routed:
     headers: pa.ListArray
     types: pa.Array | None
     faults: dict[int, Fault]
+    attributes: Mapping[str, pa.StringArray] = field(default_factory=dict)
 
     def valid(self) -> npt.NDArray[np.bool_]:
         """True for each row that has no fault."""
@@ -75,18 +77,21 @@ class Router:
         wanted = [*self._topic.paths, self._key, self._id, self._timestamp, self._type]
         self._paths = list(dict.fromkeys(path for path in wanted if path))
 
-    def route(self, received: Received, now: int) -> Routed:
-        """Route what was received at `now` (Unix ms)."""
+    def route(self, received: Received, now: int | pa.Array) -> Routed:
+        """Route what was received at `now` (Unix ms, one for all or one each)."""
         faults = {fault.row: fault for fault in received.faults}
         found = self._look_up(received, faults)
         topics = self._topics(found, len(received), faults)
         keys = self._keys(received, found, faults)
-        timestamps, headers = self._timestamps(received, found, faults, now)
+        receipts = now if isinstance(now, pa.Array) else pa.repeat(pa.scalar(now, pa.int64()), len(received))
+        timestamps, headers = self._timestamps(received, found, faults, receipts)
         ids = _without_empty(found[self._id]) if self._id else pa.nulls(len(received), pa.string())
         if self._id:
             headers = with_headers(headers, [(ID_HEADER, ids.cast(pa.binary()))])
         types = found[self._type] if self._type else None
-        return Routed(topics, keys, ids, timestamps, received.values, headers, types, faults)
+        return Routed(
+            topics, keys, ids, timestamps, received.values, headers, types, faults, received.attributes
+        )
 
     def _look_up(self, received: Received, faults: dict[int, Fault]) -> dict[EventPath, pa.Array]:
         """Each path's column of strings; rows whose body is no JSON object join the faults."""
@@ -132,16 +137,20 @@ class Router:
         return keys
 
     def _timestamps(
-        self, received: Received, found: dict[EventPath, pa.Array], faults: dict[int, Fault], now: int
+        self,
+        received: Received,
+        found: dict[EventPath, pa.Array],
+        faults: dict[int, Fault],
+        receipts: pa.Array,
     ) -> tuple[pa.Array, pa.ListArray]:
-        rows = len(received)
-        receipt = pa.repeat(pa.scalar(now, pa.int64()).cast(TIMESTAMP), rows)
         if self._timestamp is None:
-            return receipt, received.headers
+            return receipts.cast(TIMESTAMP), received.headers
         own, wrong = parse_timestamps(found[self._timestamp])
         _add(faults, "timestamp", wrong, f"{self._timestamp.text} ")
-        stamp = pa.repeat(pa.scalar(str(now).encode()), rows)
-        return pc.coalesce(own, receipt), with_headers(received.headers, [(RECEIVED_HEADER, stamp)])
+        stamp = receipts.cast(pa.string()).cast(pa.binary())
+        return pc.coalesce(own, receipts.cast(TIMESTAMP)), with_headers(
+            received.headers, [(RECEIVED_HEADER, stamp)]
+        )
 
 
 def select(

@@ -12,11 +12,38 @@ POSITIONS = "position"
 CUTS = "cut"
 """`<pipeline>/<sink>/<topic>/<partition>`: the cut that a sink is writing."""
 
+FRESHNESS = "freshness"
+"""`<pipeline>/<sink>/<topic>/<partition>/<level><page>`: how long delivered events took, see `milkrun.runtime.freshness`."""
+
+LETTERS = "dead"
+"""`<pipeline>/<letter>`: what has become of a dead letter; nothing stands there of one that nobody has touched."""
+
+ORDERS = "order"
+"""`<pipeline>/<sink>/<topic>/<partition>/<offset>`: what a sink is to do about an event that it refused."""
+
+REPAIRED = "repaired"
+"""`<pipeline>/<sink>/<topic>/<partition>`: how many events a sink has been given after all, beside the order of offsets."""
+
+REFRESHED = "refreshed"
+"""`<pipeline>/<sink>/<topic>/<partition>/<number>`: how far a replay into the current generation has come."""
+
+BLOCKED = "blocked"
+"""`<pipeline>/<sink>/<topic>/<partition>/<digest of the key>`: why events of a key are held."""
+
+HELD = "held"
+"""`<pipeline>/<sink>/<topic>/<partition>/<first offset>`: events that wait for an earlier one of their key."""
+
+STOPPED = "stopped"
+"""`<pipeline>/<sink>/<topic>/<partition>`: the refused event at which a sink stopped."""
+
 SCHEMAS = "schema"
 """`<pipeline>/<topic>/<version>`: each version of a topic's schema, as a pipeline decodes it."""
 
 PROGRESS = "progress"
 """`<worker>`: what a worker's tasks do."""
+
+GENERATIONS = "generation"
+"""`<pipeline>/<sink>`: which generations of a sink there are; nothing stands there of one that has had no replay."""
 
 
 MOVES = "_move"

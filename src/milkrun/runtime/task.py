@@ -76,7 +76,9 @@ class Task(ABC):
                 return
             except Exception as error:
                 self._retry_after(error)
-        self.progress.at(State.STOPPED)
+        # What waits for a person still does once the worker has ended.
+        if self.progress.state not in (State.FAILED, State.WAITING):
+            self.progress.at(State.STOPPED)
 
     def _retry_after(self, error: Exception) -> None:
         delay = self._backoff.next(getattr(error, "retry_after", None))

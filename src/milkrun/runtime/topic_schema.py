@@ -45,15 +45,15 @@ class _Stored(msgspec.Struct):
     schema: msgspec.Raw
 
 
-class TopicSchemas:
-    """The schemas of one pipeline's topics. Used by one thread; `member` is its alone."""
+class DraftSchemas:
+    """The schemas of one pipeline's topics as they are stored, and how they would grow: new versions are kept in memory alone. Without
+    a log nothing is stored. Used by one thread.
+    """
 
-    def __init__(self, pipeline: str, spec: SchemaSpec, log: Log, clock: Clock, member: str) -> None:
+    def __init__(self, pipeline: str, spec: SchemaSpec, log: Log | None) -> None:
         self._pipeline = pipeline
         self._spec = spec
-        self._log = log
-        self._clock = clock
-        self._member = member
+        self._stored = log
         # A declared schema that has changed counts as another: what it adds must reach the topics it went into before.
         self._tags = {name: f"{name}@{_digest(document)}" for name, document in spec.by_type.items()}
         self._declared: dict[str, EventSchema] = {
@@ -72,7 +72,9 @@ class TopicSchemas:
         """A stored version. Refused where the log doesn't have it."""
         key = (topic, version)
         if key not in self._versions:
-            stored = self._log.get(SCHEMAS, self._key(topic, version)) if version else None
+            stored = (
+                self._stored.get(SCHEMAS, self._key(topic, version)) if self._stored and version else None
+            )
             if version and stored is None:
                 raise Refused(
                     f"the log has no version {version} of the schema of {topic}; the log file is not the one that was used"
@@ -90,10 +92,53 @@ class TopicSchemas:
         return {self._tags[name] for name in types if name in self._tags}
 
     def grow(self, topic: str, values: pa.BinaryArray, types: Sequence[str]) -> SchemaVersion:
-        """A newer version that names every field of `values` and all that is declared for `types`.
+        """A newer version that names every field of `values` and all that is declared for `types`. Refused where declared schemas
+        contradict each other."""
+        version = self._next(topic, self.latest(topic), values, types)
+        self._latest[topic] = self._versions[topic, version.version] = version
+        return version
 
-        Transient while another worker changes this schema; Refused where declared schemas contradict each other.
-        """
+    def _next(
+        self, topic: str, base: SchemaVersion, values: pa.BinaryArray, types: Sequence[str]
+    ) -> SchemaVersion:
+        schema, known = base.schema, base.types
+        for tag in sorted(self._declared_for(types) - known):
+            merged = merge(schema, self._declared[tag])
+            if merged.conflicts:
+                raise Refused(
+                    f"the schemas of types that share the topic {topic} contradict each other ({tag.partition('@')[0]}): "
+                    f"{'; '.join(merged.conflicts)}; give each type a topic of its own, or where it is the declaration that has changed, deliver the "
+                    "topic anew by it: milkrun replay"
+                )
+            schema, known = merged.schema, known | {tag}
+        if self._spec.grow:
+            schema = _fitting(values, schema)
+        same = (
+            schema.fields.equals(base.schema.fields, check_metadata=True) and schema.grow == base.schema.grow
+        )
+        if same and known == base.types:
+            return base
+        return SchemaVersion(base.version + 1, known, schema)
+
+    def _load_latest(self, topic: str) -> SchemaVersion:
+        versions = list(self._stored.scan(SCHEMAS, f"{self._pipeline}/{topic}/")) if self._stored else []
+        return _load(versions[-1][1]) if versions else self.at(topic, 0)
+
+    def _key(self, topic: str, version: int) -> str:
+        return f"{self._pipeline}/{topic}/{version:08d}"
+
+
+class TopicSchemas(DraftSchemas):
+    """The schemas of one pipeline's topics, whose new versions are stored for all to see. `member` is the thread's alone."""
+
+    def __init__(self, pipeline: str, spec: SchemaSpec, log: Log, clock: Clock, member: str) -> None:
+        super().__init__(pipeline, spec, log)
+        self._log = log
+        self._clock = clock
+        self._member = member
+
+    def grow(self, topic: str, values: pa.BinaryArray, types: Sequence[str]) -> SchemaVersion:
+        """As of `DraftSchemas`. Transient while another worker changes this schema."""
         for _ in range(TRIES):
             base = self._latest[topic] = self._load_latest(topic)
             # Looking at the values takes its time: no lease is held meanwhile, or workers would take it from each other for ever.
@@ -119,34 +164,6 @@ class TopicSchemas:
             self._log.leave(group, self._member)
         self._latest[topic] = self._versions[topic, version.version] = version
         return True
-
-    def _next(
-        self, topic: str, base: SchemaVersion, values: pa.BinaryArray, types: Sequence[str]
-    ) -> SchemaVersion:
-        schema, known = base.schema, base.types
-        for tag in sorted(self._declared_for(types) - known):
-            merged = merge(schema, self._declared[tag])
-            if merged.conflicts:
-                raise Refused(
-                    f"the schemas of types that share the topic {topic} contradict each other ({tag.partition('@')[0]}): "
-                    f"{'; '.join(merged.conflicts)}; give each type a topic of its own"
-                )
-            schema, known = merged.schema, known | {tag}
-        if self._spec.grow:
-            schema = _fitting(values, schema)
-        same = (
-            schema.fields.equals(base.schema.fields, check_metadata=True) and schema.grow == base.schema.grow
-        )
-        if same and known == base.types:
-            return base
-        return SchemaVersion(base.version + 1, known, schema)
-
-    def _load_latest(self, topic: str) -> SchemaVersion:
-        versions = list(self._log.scan(SCHEMAS, f"{self._pipeline}/{topic}/"))
-        return _load(versions[-1][1]) if versions else self.at(topic, 0)
-
-    def _key(self, topic: str, version: int) -> str:
-        return f"{self._pipeline}/{topic}/{version:08d}"
 
 
 def _fitting(values: pa.BinaryArray, schema: EventSchema) -> EventSchema:

@@ -12,11 +12,16 @@ from collections.abc import Callable
 
 import structlog
 
+from milkrun.log.archive import TieredLog
 from milkrun.log.protocol import Log
 from milkrun.model.clock import Clock
 from milkrun.model.errors import Fatal, Transient
-from milkrun.model.spec import ProjectSpec
+from milkrun.model.spec import PipelineSpec, ProjectSpec, SinkSpec
+from milkrun.runtime.archiving import ArchiveTask
+from milkrun.runtime.changing import Change, ChangeTask
+from milkrun.runtime.generations import Run
 from milkrun.runtime.progress import State
+from milkrun.runtime.roster import Roster
 from milkrun.runtime.sink_task import SinkTask
 from milkrun.runtime.source_task import SourceTask
 from milkrun.runtime.stores import PROGRESS, dump
@@ -45,7 +50,6 @@ class Worker:
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._sources: list[SourceTask] = []
-        self._sinks: list[SinkTask] = []
         for pipeline in project.pipelines:
             for source in pipeline.sources:
                 self._sources.append(
@@ -59,23 +63,45 @@ class Worker:
                         on_fatal=self._fail,
                     )
                 )
-            for sink in pipeline.sinks:
-                self._sinks.append(
-                    SinkTask(
-                        pipeline,
-                        sink,
-                        folder=project.folder,
-                        log=log,
-                        clock=clock,
-                        member=name,
-                        on_fatal=self._fail,
-                    )
-                )
+        self._folder = project.folder
+        self._sinks = Roster(project.pipelines, log, clock, self._sink_task, self._change_task)
+        self._archives = (
+            [ArchiveTask(project.pipelines, log, clock, name, self._fail)]
+            if isinstance(log, TieredLog)
+            else []
+        )
         self._upkeep = threading.Thread(target=self._keep_up, name=f"upkeep {name}", daemon=True)
 
     @property
     def _tasks(self) -> list[Task]:
-        return [*self._sources, *self._sinks]
+        return [*self._sources, *self._sinks.tasks, *self._archives]
+
+    def _sink_task(
+        self, pipeline: PipelineSpec, spec: SinkSpec, run: Run, live: Callable[[], SinkTask | None]
+    ) -> SinkTask:
+        return SinkTask(
+            pipeline,
+            spec,
+            folder=self._folder,
+            log=self._log,
+            clock=self._clock,
+            member=self.name,
+            on_fatal=self._fail,
+            run=run,
+            live=live,
+        )
+
+    def _change_task(self, pipeline: PipelineSpec, spec: SinkSpec, change: Change) -> ChangeTask:
+        return ChangeTask(
+            pipeline,
+            spec,
+            change,
+            folder=self._folder,
+            log=self._log,
+            clock=self._clock,
+            member=self.name,
+            on_fatal=self._fail,
+        )
 
     @property
     def failure(self) -> BaseException | None:
@@ -88,23 +114,24 @@ class Worker:
         write what waits at once."""
         if not all(task.quiet for task in self._sources):
             return False
-        for sink in self._sinks:
-            sink.flush()
+        self._sinks.flush()
         try:
-            return all(task.quiet for task in self._sinks)
+            return self._sinks.settled
         except Transient:
             return False  # The log can't be asked at this moment.
 
     def start(self) -> None:
         """Start all tasks; returns at once."""
-        for task in self._tasks:
+        for task in (*self._sources, *self._archives):
             task.start()
+        self._sinks.start()
         self._upkeep.start()
 
     def close(self) -> None:
         """Begin a graceful stop; returns at once. Sources stop taking in; what they took in is made durable and answered."""
-        for task in self._tasks:
+        for task in (*self._sources, *self._archives):
             task.close()
+        self._sinks.close()
         self._stop.set()
 
     def join(self, timeout: float) -> bool:
@@ -126,7 +153,7 @@ class Worker:
     def _keep_up(self) -> None:
         housekeep_at = self._clock.monotonic() + HOUSEKEEP_SECONDS
         while not self._clock.wait(self._stop, HEARTBEAT_SECONDS):
-            steps = [*(task.renew for task in self._tasks), self._beat]
+            steps = [*(task.renew for task in self._tasks), self._sinks.converge, self._beat]
             if self._clock.monotonic() >= housekeep_at:
                 steps.append(self._log.housekeep)
                 housekeep_at = self._clock.monotonic() + HOUSEKEEP_SECONDS

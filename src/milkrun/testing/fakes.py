@@ -13,14 +13,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from milkrun.model.batch import HEADERS, TopicPartition
-from milkrun.model.errors import Fenced
+from milkrun.model.errors import Fenced, Refused
 from milkrun.model.spec import CutSpec
+from milkrun.model.stacking import stacked
 from milkrun.plugin import (
     Delivery,
     Events,
     Fault,
+    FileContent,
     Outcome,
     Plan,
     Received,
@@ -28,6 +31,7 @@ from milkrun.plugin import (
     SinkCapabilities,
     Source,
     SourceCapabilities,
+    TableRows,
     TargetPosition,
 )
 
@@ -37,10 +41,10 @@ POSITION_SOURCE = SourceCapabilities(Delivery.EXACTLY_ONCE, "position", "one wor
 ACK_SOURCE = SourceCapabilities(Delivery.AT_LEAST_ONCE, "ack", "every worker")
 """A source whose far side keeps what isn't acknowledged."""
 
-STORED_SINK = SinkCapabilities(Delivery.EXACTLY_ONCE, "stored", "partitions")
+STORED_SINK = SinkCapabilities(Delivery.EXACTLY_ONCE, "stored", "partitions", repairs=True, generations=True)
 """What a `MemoryTarget` says of itself unless told otherwise."""
 
-NAMED_SINK = SinkCapabilities(Delivery.IDEMPOTENT, "named", "partitions")
+NAMED_SINK = SinkCapabilities(Delivery.IDEMPOTENT, "named", "partitions", repairs=True, generations=True)
 """A sink whose names carry the position: a cut written twice is there once."""
 
 Failures = Mapping[tuple[str, int], BaseException]
@@ -194,8 +198,8 @@ class ScriptedSource(Source):
 class MemoryTarget:
     """The target of a `MemorySink`: what is in it outlives the sink's instances.
 
-    Failures may be put on `open`, `position`, `plan`, `write` (nothing was written), `written` (all was, but the answer got
-    lost), `audit` and `close`. With `stored` positions a cut that doesn't begin at the target's position is `Fenced`.
+    Failures may be put on `open`, `position`, `repair_position`, `plan`, `write` (nothing was written), `written` (all was, but the answer got
+    lost), `audit`, `switch`, `drop` and `close`. With `stored` positions a cut that doesn't begin at the target's position is `Fenced`.
     """
 
     capabilities: SinkCapabilities = STORED_SINK
@@ -204,9 +208,18 @@ class MemoryTarget:
     keyed: bool = False
     cuts: dict[tuple[TopicPartition, str, int, int], Events] = field(default_factory=dict)
     """What was written, by partition, incarnation, generation and start."""
+    repairs: dict[tuple[TopicPartition, str, int, int], Events] = field(default_factory=dict)
+    """The same of cuts with `repairs`."""
     positions: dict[TopicPartition, TargetPosition] = field(default_factory=dict)
+    repair_positions: dict[TopicPartition, TargetPosition] = field(default_factory=dict)
     writes: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
     """Each write that came to its end: partition, start, end."""
+    order: list[tuple[TopicPartition, int]] = field(default_factory=list)
+    """Partition and offset of each event, in the order in which they were written."""
+    current: int = 1
+    """The generation that readers find. Generation 1 is in this target itself, each other in one of its own."""
+    switches: int = 0
+    others: dict[int, MemoryTarget] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.calls = Calls(self.failures)
@@ -216,9 +229,45 @@ class MemoryTarget:
         members = {"target": self, "capabilities": self.capabilities, "default_cut": self.cut}
         return type("BoundMemorySink", (MemorySink,), members)
 
+    def generation(self, number: int) -> MemoryTarget:
+        """The target of that generation."""
+        if number == 1:
+            return self
+        if number not in self.others:
+            made = MemoryTarget(self.capabilities, cut=self.cut, keyed=self.keyed)
+            made.calls = self.calls
+            self.others[number] = made
+        return self.others[number]
+
+    @property
+    def shown(self) -> MemoryTarget:
+        """The target of the generation that readers find."""
+        return self.generation(self.current)
+
+    def switch(self, generation: int, number: int) -> None:
+        """As `Sink.switch`."""
+        self.calls.reach("switch")
+        if self.switches >= number and (self.current, self.switches) != (generation, number):
+            raise Fenced(
+                f"the target has been switched {self.switches} times, this was to be switch {number}"
+            )
+        self.current, self.switches = generation, number
+
+    def drop(self, generation: int) -> None:
+        """As `Sink.drop`."""
+        self.calls.reach("drop")
+        if generation == self.current:
+            raise Refused(f"generation {generation} is the one that readers find")
+        target = self.generation(generation)
+        for held in (target.cuts, target.repairs):
+            held.clear()
+        for positions in (target.positions, target.repair_positions):
+            for partition, at in positions.items():
+                positions[partition] = TargetPosition(at.incarnation, at.generation, -1)
+
     def topics(self) -> list[str]:
         """The topics something was written of."""
-        return sorted({events.partition.topic for events in self.cuts.values()})
+        return sorted({events.partition.topic for events in self._all()})
 
     def values(self, topic: str, partition: int | None = None) -> list[bytes | None]:
         """The events' values, in the order of partitions and offsets."""
@@ -234,32 +283,55 @@ class MemoryTarget:
 
     def records(self, topic: str) -> list[dict[str, Any]]:
         """As `rows`, with the metadata columns that targets have: `_topic`, `_partition`, `_offset`, `_id`, `_key` and times."""
-        records = []
-        for events in self._written(topic):
-            table = events.batch.select(["offset", "key", "timestamp"])
-            table = table.append_column("id", events.ids).append_column("received_at", events.received_at)
-            # The batch's rows lead: a table without columns has lost their number.
-            columns = events.columns.to_pylist() if events.columns.num_columns else [{}] * len(events)
-            for row, fields in zip(table.to_pylist(), columns, strict=True):
-                row["key"] = None if row["key"] is None else row["key"].decode()
-                place = {"_topic": topic, "_partition": events.partition.partition}
-                records.append(place | {f"_{name}": value for name, value in row.items()} | fields)
-        return records
+        return [row for events in self._written(topic) for row in recorded(events).to_pylist()]
+
+    def newest(self, partition: TopicPartition) -> list[Events]:
+        """The cuts of a partition that are of the incarnation written last."""
+        cuts = [events for events in self._all() if events.partition == partition]
+        return [events for events in cuts if events.incarnation == cuts[-1].incarnation]
 
     def _written(self, topic: str) -> list[Events]:
         """The topic's cuts in order."""
-        cuts = (events for events in self.cuts.values() if events.partition.topic == topic)
-        return sorted(cuts, key=lambda events: (events.partition.partition, events.start))
+        cuts = (events for events in self._all() if events.partition.topic == topic)
+        return sorted(cuts, key=lambda events: (events.partition.partition, events.repairs, events.start))
+
+    def _all(self) -> list[Events]:
+        return [*self.cuts.values(), *self.repairs.values()]
 
     def _rows(self, topic: str, partition: int | None) -> list[tuple[int, int, bytes | None]]:
         found = []
-        for events in self.cuts.values():
+        for events in self._all():
             number = events.partition.partition
             if events.partition.topic == topic and partition in (None, number):
                 offsets, values = events.batch.column("offset"), events.batch.column("value")
                 pairs = zip(offsets.to_pylist(), values.to_pylist(), strict=True)
                 found += [(number, offset, value) for offset, value in pairs]
         return sorted(found, key=lambda row: row[:2])
+
+
+def recorded(events: Events) -> pa.Table:
+    """A cut's rows as `MemoryTarget.records` gives them."""
+    rows = len(events)
+    metadata = {
+        "_topic": pa.repeat(pa.scalar(events.partition.topic), rows),
+        "_partition": pa.repeat(pa.scalar(events.partition.partition, pa.int32()), rows),
+        "_offset": events.batch.column("offset"),
+        "_key": events.batch.column("key").cast(pa.string()),
+        "_timestamp": events.batch.column("timestamp"),
+        "_id": events.ids,
+        "_received_at": events.received_at,
+    }
+    return pa.table([*metadata.values(), *events.columns.columns], [*metadata, *events.columns.column_names])
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan(Plan):
+    """Rows for the table in memory that is called as the topic."""
+
+    def outputs(self) -> Sequence[TableRows | FileContent]:
+        rows = recorded(self.events)
+        columns = tuple((field.name, str(field.type)) for field in rows.schema)
+        return [TableRows(self.events.partition.topic, columns, rows)]
 
 
 class MemorySink(Sink):
@@ -272,50 +344,81 @@ class MemorySink(Sink):
     default_cut = _CUT
     target: ClassVar[MemoryTarget]
 
+    @property
+    def _own(self) -> MemoryTarget:
+        return self.target.generation(self.context.generation)
+
     def open(self) -> None:
         self.target.calls.reach("open")
 
     def position(self, partition: TopicPartition) -> TargetPosition | None:
         self.target.calls.reach("position")
-        return self.target.positions.get(partition) if self.capabilities.position == "stored" else None
+        return self._own.positions.get(partition) if self.capabilities.position == "stored" else None
+
+    def repair_position(self, partition: TopicPartition) -> TargetPosition | None:
+        self.target.calls.reach("repair_position")
+        return self._own.repair_positions.get(partition) if self.capabilities.position == "stored" else None
 
     def plan(self, events: Events) -> Plan:
         self.target.calls.reach("plan")
-        return Plan(events)
+        return MemoryPlan(events)
 
     def write(self, plan: Plan) -> None:
-        target, events = self.target, plan.events
+        target, events = self._own, plan.events
         target.calls.reach("write")
         key = (events.partition, events.incarnation, events.generation, events.start)
         if self.capabilities.position == "stored":
             self._advance(events)
-        target.cuts[key] = events
+        written = target.repairs if events.repairs else target.cuts
+        if key not in written:
+            target.order += [
+                (events.partition, offset) for offset in events.batch.column("offset").to_pylist()
+            ]
+        written[key] = events
         target.writes.append((events.partition, events.start, events.end))
         target.calls.reach("written")
 
     def _advance(self, events: Events) -> None:
         """Move the position. Fenced for a cut that doesn't begin there, or is of an incarnation that another has followed."""
-        at = self.target.positions.get(events.partition)
+        positions = self._own.repair_positions if events.repairs else self._own.positions
+        cuts = self._own.repairs if events.repairs else self._own.cuts
+        at = positions.get(events.partition)
         same = at is not None and (at.incarnation, at.generation) == (events.incarnation, events.generation)
-        known = {(where, incarnation, generation) for where, incarnation, generation, _ in self.target.cuts}
+        known = {(where, incarnation, generation) for where, incarnation, generation, _ in cuts}
         past = (events.partition, events.incarnation, events.generation) in known
         if at is not None and (at.offset != events.start if same else past):
             raise Fenced(
                 f"{events.partition}: the target is at offset {at.offset} of {at.incarnation!r}, the cut begins at "
                 f"{events.start} of {events.incarnation!r}; another owner has written"
             )
-        position = TargetPosition(events.incarnation, events.generation, events.end)
-        self.target.positions[events.partition] = position
+        positions[events.partition] = TargetPosition(events.incarnation, events.generation, events.end)
+
+    def switch(self, generation: int, number: int) -> None:
+        self.target.switch(generation, number)
+
+    def drop(self, generation: int) -> None:
+        self.target.drop(generation)
 
     def audit(self, topic: str) -> pa.Table:
         self.target.calls.reach("audit")
-        places = self.target.offsets(topic)
+        places = self._own.offsets(topic)
         return pa.table(
             {
                 "partition": pa.array([number for number, _ in places], pa.int32()),
                 "offset": pa.array([offset for _, offset in places], pa.int64()),
             }
         )
+
+    def held(self, partition: TopicPartition, start: int, end: int) -> pa.Table:
+        cuts = self._own.newest(partition)
+        rows = stacked([recorded(events) for events in cuts])
+        if not rows.num_columns:
+            return rows
+        return rows.filter((pc.field("_offset") >= start) & (pc.field("_offset") < end))
+
+    def locate(self, partition: TopicPartition, offset: int) -> str | None:
+        held = (partition.partition, offset) in self._own.offsets(partition.topic)
+        return f"memory of {partition.topic}" if held else None
 
     @property
     def keyed(self) -> bool:

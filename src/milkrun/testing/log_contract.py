@@ -225,6 +225,48 @@ class LogContract(ABC):
         assert info.end >= info.rows >= 2
         assert info.bytes > 0
 
+    def test_what_is_trimmed_is_gone_and_the_rest_stays(self, log: Log) -> None:
+        for value in (b"a", b"b", b"c"):
+            append(log, "shop", [value])
+        append(log, "shop", [b"other"], partition=1)
+        with log.transaction() as transaction:
+            transaction.commit_offset("g", "shop", 0, 1)
+        whole = read_all(log, "shop")
+        assert log.trim("shop", 0, 0) == 0
+        assert read_all(log, "shop") == whole
+        second = whole[1][0]
+        assert log.trim("shop", 0, second) == second
+        assert log.bounds("shop", 0)[0] == second
+        assert read_all(log, "shop") == whole[1:]
+        with pytest.raises(OffsetOutOfRange) as caught:
+            log.read("shop", 0, whole[0][0])
+        assert caught.value.start == second
+        assert log.trim("shop", 0, 0) == log.trim("shop", 0, second) == second
+        assert read_all(log, "shop") == whole[1:]
+        assert values(log, "shop", 1) == [b"other"]
+        assert log.committed("g", "shop", 0) == 1
+
+    def test_a_trim_never_takes_what_was_not_to_go(self, log: Log) -> None:
+        append(log, "shop", [str(number).encode() for number in range(3_000)])
+        whole = read_all(log, "shop")
+        middle = whole[2_500][0]
+        start = log.trim("shop", 0, middle)
+        assert 0 < start <= middle
+        assert read_all(log, "shop") == [each for each in whole if each[0] >= start]
+        assert log.offset_at("shop", 0, 0) >= start
+
+    def test_all_can_be_trimmed_and_offsets_go_on(self, log: Log) -> None:
+        append(log, "shop", [b"a", b"b"])
+        _, end = log.bounds("shop", 0)
+        assert log.trim("shop", 0, end) == end
+        assert read_all(log, "shop") == []
+        append(log, "shop", [b"c"])
+        assert [(offset >= end, value) for offset, value in read_all(log, "shop")] == [(True, b"c")]
+        with pytest.raises(OffsetOutOfRange):
+            log.trim("shop", 0, log.bounds("shop", 0)[1] + 1)
+        with pytest.raises(NotFound):
+            log.trim("shop", 2, 0)
+
     # -- transactions
 
     def test_all_of_a_transaction_or_none(self, log: Log) -> None:
@@ -316,6 +358,19 @@ class LogContract(ABC):
         clock.advance(2)
         log.housekeep()
         assert unseen("s", "a", "a") == [True, False]
+
+    def test_until_when_an_id_is_remembered(self, log: Log, clock: ManualClock) -> None:
+        with log.transaction() as transaction:
+            transaction.unseen("a", pa.array([b"x", b"y"]), 60.0)
+        until = clock.now() + 60_000
+        assert log.seen_until("a", b"x") == until
+        assert (log.seen_until("b", b"x"), log.seen_until("a", b"z")) == (None, None)
+        clock.advance(30)
+        with log.transaction() as transaction:
+            transaction.unseen("a", pa.array([b"y"]), 60.0)
+        assert log.seen_until("a", b"y") == until
+        clock.advance(30)
+        assert log.seen_until("a", b"x") is None
 
     def test_an_id_of_a_rolled_back_transaction_was_never_seen(self, log: Log) -> None:
         transaction = log.transaction()

@@ -8,11 +8,13 @@ from typing import Any
 import duckdb
 
 from milkrun.plugin.sink import Sink
+from milkrun.testing.generations_contract import GenerationsContract
+from milkrun.testing.repair_contract import RepairContract
 from milkrun.testing.sink_contract import StoredPositionContract, UpsertContract
 from tests.connectors.duckdb.warehouse import FILE, make
 
 
-class TestDuckDBSink(StoredPositionContract, UpsertContract):
+class TestDuckDBSink(RepairContract, StoredPositionContract, UpsertContract, GenerationsContract):
     def make(self, folder: Path) -> Sink:
         return make(folder)
 

@@ -7,19 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from milkrun.connectors.duckdb.planning import key_columns, renamed
+from milkrun.connectors.duckdb.planning import renamed
 from milkrun.model.batch import TopicPartition
 from milkrun.model.errors import Refused
 from milkrun.plugin.sink import TargetPosition
 from milkrun.testing.cuts import ORDER, Event, cut, orders
 from tests.connectors.duckdb.warehouse import change, deliver, make, query
-
-
-def test_keys_that_are_no_text_keep_their_bytes_apart() -> None:
-    text, raw = key_columns(pa.array([b"a", b"\xff", None, "ü".encode(), b"\xff"], pa.binary()))
-    assert text.to_pylist() == ["a", None, None, "ü", None]
-    assert raw is not None
-    assert raw.to_pylist() == [None, b"\xff", None, None, b"\xff"]
 
 
 def test_the_column_of_bytes_comes_with_the_first_such_key(tmp_path: Path) -> None:

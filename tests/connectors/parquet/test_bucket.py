@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from milkrun.connectors.parquet import ParquetConfig, ParquetSink, S3Options, bucket
-from milkrun.connectors.parquet.bucket import TEST_OBJECT
+from milkrun.connectors.parquet import ParquetConfig, ParquetSink, S3Options
 from milkrun.model.errors import GapError, MilkrunError, Refused, Transient, Unreachable
+from milkrun.storage import bucket
+from milkrun.storage.bucket import TEST_OBJECT
 from milkrun.testing.sink_contract import ORDER, context, cut, orders
 from tests.connectors.parquet.lake import deliver, make_s3
 from tests.connectors.parquet.scripted_s3 import Store, serving
@@ -50,7 +51,7 @@ def make(server: S3Server, folder: Path, **options: Any) -> ParquetSink:
 def test_the_self_test_tells_whether_conditions_are_kept(
     store: Store, server: S3Server, tmp_path: Path
 ) -> None:
-    wanted = "parquet.conditional_put" if store.conditional else "parquet.no_conditional_put"
+    wanted = "storage.conditional_put" if store.conditional else "storage.no_conditional_put"
     for _ in range(2):
         with capture_logs() as logs:
             sink = make(server, tmp_path)

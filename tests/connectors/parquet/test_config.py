@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from milkrun.connectors.parquet.config import Bucket, ParquetConfig, parse_target
+from milkrun.connectors.parquet.config import ParquetConfig
 from milkrun.model.errors import ConfigError, ConfigErrors
 from milkrun.plugin.config import parse
+from milkrun.storage.target import Bucket, parse_target
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from milkrun.connectors.parquet.folder import FolderStore
 from milkrun.model.errors import Fatal, GapError, Refused, Transient
+from milkrun.storage.folder import FolderStore
 from milkrun.testing.sink_contract import ORDER, Event, cut, orders
 from tests.connectors.parquet.lake import LAKE, deliver, files, make, offsets
 

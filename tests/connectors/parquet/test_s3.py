@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from milkrun.connectors.parquet.bucket import BucketStore
-from milkrun.connectors.parquet.config import Bucket
 from milkrun.model.errors import Refused
+from milkrun.storage.bucket import BucketStore
+from milkrun.storage.target import Bucket
 from tests.connectors.parquet import cuts
 from tests.connectors.parquet.lake import BUCKET, deliver, make_s3, s3_options
 from tests.connectors.parquet.test_kill import run_until_killed

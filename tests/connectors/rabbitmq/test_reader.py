@@ -73,7 +73,9 @@ class Script:
         self.refusal: Exception | None = None
 
     def reader(self, declaration: Declaration | None = None) -> QueueReader:
-        connection = Connection(self._open, lambda *timer: self.timers.append(timer), self.subscriptions)
+        connection = Connection(
+            self._open, lambda *timer: self.timers.append(timer), self.subscriptions, lambda: None
+        )
         return QueueReader("orders", declaration, 100, connection)
 
     def _open(self, on_open: Callable[[Channel], object]) -> Channel:

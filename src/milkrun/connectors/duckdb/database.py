@@ -170,6 +170,12 @@ def acquire(path: Path, *, exclusive: bool) -> Database:
         return database
 
 
+def shared(path: Path) -> Database | None:
+    """The database at `path`, if this process uses it now."""
+    with _registry_lock:
+        return _databases.get(os.path.realpath(path))
+
+
 def release(database: Database, *, exclusive: bool) -> None:
     """Give it back; the last one closes the file."""
     with _registry_lock:

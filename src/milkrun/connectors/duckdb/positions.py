@@ -1,7 +1,8 @@
-"""The table `_milkrun_positions`: how far each sink has come, changed in the transaction that writes the rows.
+"""The table `_milkrun_positions`: how far each sink has come, changed in the transaction that writes the rows. `_milkrun_repairs` is the
+same of events that come late.
 
-A row is one incarnation and generation of a topic partition for one sink. The newest (`since`) alone may move on, and only from
-where it stands: an owner that has been replaced writes nothing more.
+A row is one incarnation and generation of a topic partition for one sink. The newest (`since`) of a generation alone may move on, and only
+from where it stands: an owner that has been replaced writes nothing more.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from datetime import UTC, datetime
 import duckdb
 
 from milkrun.connectors.duckdb.database import run
-from milkrun.connectors.duckdb.names import POSITIONS, TOPIC_PLACEHOLDER
-from milkrun.connectors.duckdb.planning import INCARNATION, DuckDBPlan
+from milkrun.connectors.duckdb.planning import DuckDBPlan
 from milkrun.connectors.duckdb.tables import qualified
 from milkrun.model.batch import TopicPartition
 from milkrun.model.errors import Fenced, Refused
 from milkrun.plugin.sink import TargetPosition
+from milkrun.tables.names import POSITIONS, REPAIRS, TOPIC_PLACEHOLDER
+from milkrun.tables.rows import INCARNATION
 
 _COLUMNS = (
     "pipeline VARCHAR NOT NULL, sink VARCHAR NOT NULL, topic VARCHAR NOT NULL, partition INTEGER NOT NULL, "
@@ -37,28 +39,40 @@ class Stored:
 
 
 class Positions:
-    """The positions of one sink, within a session on the file."""
+    """The positions of one generation of a sink, within a session on the file."""
 
     def __init__(
-        self, cursor: duckdb.DuckDBPyConnection, schema: str, pipeline: str, sink: str, template: str
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        schema: str,
+        pipeline: str,
+        sink: str,
+        template: str,
+        generation: int,
     ) -> None:
         self._cursor = cursor
         self._schema = schema
         self._owner = (pipeline, sink)
+        self._generation = generation
         self._shared = TOPIC_PLACEHOLDER not in template
         self._sql = qualified(schema, POSITIONS)
+        self._repairs = qualified(schema, REPAIRS)
 
     def create(self) -> None:
-        """Create the table unless it is there."""
-        run(self._cursor, f"CREATE TABLE IF NOT EXISTS {self._sql} ({_COLUMNS})")
+        """Create the tables unless they are there."""
+        for table in (self._sql, self._repairs):
+            run(self._cursor, f"CREATE TABLE IF NOT EXISTS {table} ({_COLUMNS})")
 
-    def newest(self, partition: TopicPartition) -> Stored | None:
-        """Where the sink stands in a partition."""
+    def _table(self, repairs: bool) -> str:
+        return self._repairs if repairs else self._sql
+
+    def newest(self, partition: TopicPartition, *, repairs: bool = False) -> Stored | None:
+        """Where the sink stands in a partition; with `repairs`, in what comes late of it."""
         rows = run(
             self._cursor,
-            f"SELECT incarnation, generation, next_offset, table_name FROM {self._sql} WHERE {_PARTITION} "
-            "ORDER BY since DESC LIMIT 1",
-            [*self._owner, partition.topic, partition.partition],
+            f"SELECT incarnation, generation, next_offset, table_name FROM {self._table(repairs)} WHERE {_PARTITION} "
+            "AND generation = ? ORDER BY since DESC LIMIT 1",
+            [*self._owner, partition.topic, partition.partition, self._generation],
         )
         return Stored(TargetPosition(*rows[0][:3]), rows[0][3]) if rows else None
 
@@ -74,14 +88,10 @@ class Positions:
     def move(self, plan: DuckDBPlan, now: int) -> None:
         """Compare and set: from the cut's start to its end. Fenced where the target stands elsewhere."""
         events = plan.events
-        stored = self.newest(events.partition)
-        same = stored is not None and (stored.position.incarnation, stored.position.generation) == (
-            events.incarnation,
-            events.generation,
-        )
-        if not same:
+        stored = self.newest(events.partition, repairs=events.repairs)
+        if stored is None or stored.position.incarnation != events.incarnation:
             self._begin(plan, now)
-        elif stored is not None and stored.position.offset != events.start:
+        elif stored.position.offset != events.start:
             raise Fenced(
                 f"{events.partition}: the target of {'/'.join(self._owner)} stands at offset {stored.position.offset}, the cut begins at "
                 f"{events.start}: another worker has written meanwhile, or this cut is written already"
@@ -89,28 +99,26 @@ class Positions:
         else:
             run(
                 self._cursor,
-                f"UPDATE {self._sql} SET next_offset = ?, table_name = ?, written_at = ? "
+                f"UPDATE {self._table(events.repairs)} SET next_offset = ?, table_name = ?, written_at = ? "
                 f"WHERE {_PARTITION} AND incarnation = ? AND generation = ?",
                 [events.end, plan.table, _time(now), *self._key(plan)],
             )
 
     def _begin(self, plan: DuckDBPlan, now: int) -> None:
-        """The first cut of an incarnation and generation."""
-        events = plan.events
+        """The generation's first cut of an incarnation."""
+        events, table = plan.events, self._table(plan.events.repairs)
         superseded = run(
             self._cursor,
-            f"SELECT 1 FROM {self._sql} WHERE {_PARTITION} AND incarnation = ? AND generation = ?",
+            f"SELECT 1 FROM {table} WHERE {_PARTITION} AND incarnation = ? AND generation = ?",
             self._key(plan),
         )
         if superseded:
             raise Fenced(
-                f"{events.partition}: the target has events of a newer incarnation or generation than {events.incarnation}, "
-                f"{events.generation}: the topic was created anew, or the pipeline was deployed anew"
+                f"{events.partition}: the target has events of a newer incarnation than {events.incarnation}: the topic was created anew"
             )
         run(
             self._cursor,
-            f"INSERT INTO {self._sql} SELECT ?, ?, ?, ?, ?, ?, ?, ?, "
-            f"(SELECT coalesce(max(since), 0) + 1 FROM {self._sql}), ?",
+            f"INSERT INTO {table} SELECT ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(since), 0) + 1 FROM {table}), ?",
             [*self._key(plan), events.end, plan.table, _time(now)],
         )
 

@@ -7,18 +7,19 @@ up to the rows, insert, commit.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import duckdb
 import pyarrow as pa
 
-from milkrun.connectors.duckdb import tables
+from milkrun.connectors.duckdb import looking, tables
 from milkrun.connectors.duckdb.database import Database, Settings, acquire, release, run
 from milkrun.connectors.duckdb.failures import translated, translation
-from milkrun.connectors.duckdb.names import check_template, folded, quoted, table_name
-from milkrun.connectors.duckdb.planning import INCARNATION, DuckDBPlan, plan_rows
+from milkrun.connectors.duckdb.generations import TableGenerations
+from milkrun.connectors.duckdb.planning import DuckDBPlan, plan_rows
 from milkrun.connectors.duckdb.positions import Positions
 from milkrun.connectors.duckdb.tables import Table
 from milkrun.model.batch import TopicPartition
@@ -36,6 +37,8 @@ from milkrun.plugin import (
     TargetPosition,
     option,
 )
+from milkrun.tables.names import check_template, folded, quoted, table_name
+from milkrun.tables.rows import INCARNATION
 
 _CUT, _REPLACED = "_milkrun_cut", "_milkrun_replaced"
 
@@ -83,6 +86,8 @@ class DuckDBSink(Sink):
         position="stored",
         placement="one worker",
         note="rows and position are one transaction; a file has one writer at a time",
+        repairs=True,
+        generations=True,
     )
     default_cut: ClassVar[CutSpec] = CutSpec(rows=100_000, bytes=64 << 20, seconds=1.0)
 
@@ -124,12 +129,18 @@ class DuckDBSink(Sink):
             release(database, exclusive=self.config.exclusive)
 
     def position(self, partition: TopicPartition) -> TargetPosition | None:
+        return self._stored(partition, repairs=False)
+
+    def repair_position(self, partition: TopicPartition) -> TargetPosition | None:
+        return self._stored(partition, repairs=True)
+
+    def _stored(self, partition: TopicPartition, *, repairs: bool) -> TargetPosition | None:
         with self._opened.session(self._settings) as cursor, translated(self._path, "reading the position"):
-            stored = self._positions(cursor).newest(partition)
+            stored = self._positions(cursor).newest(partition, repairs=repairs)
             if stored is None:
                 return None
             # A table that was dropped takes its position along: the runtime then says that the target was lost.
-            names = (stored.table, table_name(self.config.table, partition.topic))
+            names = (stored.table, self._table(cursor, partition.topic))
             held = any(tables.load(cursor, self.config.schema, name) is not None for name in names)
             return stored.position if held else None
 
@@ -145,15 +156,32 @@ class DuckDBSink(Sink):
         with self._opened.session(self._settings) as cursor, translated(self._path, doing):
             run(cursor, "BEGIN TRANSACTION")
             reach("duckdb.begin")
-            self._insert(cursor, plan, self._claim(cursor, plan))
+            named = replace(plan, table=self._generations(cursor).name(plan.table, plan.events.generation))
+            self._insert(cursor, named, self._claim(cursor, named))
             reach("duckdb.before_commit")
             self._commit(cursor)
             reach("duckdb.after_commit")
 
-    def audit(self, topic: str) -> pa.Table:
-        name = table_name(self.config.table, topic)
-        doing = f"reading the table {self.config.schema}.{name}"
+    def switch(self, generation: int, number: int) -> None:
+        doing = f"giving the tables of generation {generation} the plain names"
         with self._opened.session(self._settings) as cursor, translated(self._path, doing):
+            run(cursor, "BEGIN TRANSACTION")
+            self._generations(cursor).switch(generation, number)
+            reach("duckdb.before_switch")
+            self._commit(cursor)
+            reach("duckdb.after_switch")
+
+    def drop(self, generation: int) -> None:
+        doing = f"dropping the tables of generation {generation}"
+        with self._opened.session(self._settings) as cursor, translated(self._path, doing):
+            run(cursor, "BEGIN TRANSACTION")
+            self._generations(cursor).drop(generation)
+            self._commit(cursor)
+
+    def audit(self, topic: str) -> pa.Table:
+        doing = f"reading the table of {topic}"
+        with self._opened.session(self._settings) as cursor, translated(self._path, doing):
+            name = self._table(cursor, topic)
             table = tables.load(cursor, self.config.schema, name)
             if table is None:
                 return AUDIT_SCHEMA.empty_table()
@@ -167,6 +195,48 @@ class DuckDBSink(Sink):
             found: pa.Table = cursor.sql(query, params=parameters).to_arrow_table()
             return found.cast(AUDIT_SCHEMA)
 
+    def ddl(self, plans: Sequence[Plan]) -> Sequence[str]:
+        ours = [plan for plan in plans if isinstance(plan, DuckDBPlan)]
+        if not self._path.exists():
+            return looking.ddl({}, ours)
+        with (
+            looking.looking(self._path, self._settings) as cursor,
+            translated(self._path, "looking at the tables"),
+        ):
+            generations = self._generations(cursor)
+            ours = [
+                replace(plan, table=generations.name(plan.table, plan.events.generation)) for plan in ours
+            ]
+            existing = looking.tables_of(cursor, ours)
+        return looking.ddl(existing, ours)
+
+    def held(self, partition: TopicPartition, start: int, end: int) -> pa.Table:
+        if not self._path.exists():
+            return pa.table({})
+        doing = f"reading the table of {partition.topic}"
+        with looking.looking(self._path, self._settings) as cursor, translated(self._path, doing):
+            name = self._table(cursor, partition.topic)
+            return looking.held(
+                cursor, self._positions(cursor), self.config.schema, name, partition, start, end
+            )
+
+    def locate(self, partition: TopicPartition, offset: int) -> str | None:
+        doing = f"reading the table of {partition.topic}"
+        with self._opened.session(self._settings) as cursor, translated(self._path, doing):
+            name = self._table(cursor, partition.topic)
+            table = tables.load(cursor, self.config.schema, name)
+            if table is None:
+                return None
+            tables.check_ours(table)
+            query = f"SELECT 1 FROM {table.sql} WHERE _topic = ? AND _partition = ? AND _offset = ?"
+            parameters: list[str | int] = [partition.topic, partition.partition, offset]
+            incarnation = self._positions(cursor).incarnation(partition.topic, name)
+            if incarnation is not None and table.has(INCARNATION):
+                query += f" AND {INCARNATION} = ?"
+                parameters.append(incarnation)
+            held = cursor.execute(f"{query} LIMIT 1", parameters).fetchone()
+        return f"table {self.config.schema}.{name} of {self.config.path}" if held else None
+
     @property
     def _opened(self) -> Database:
         if self._database is None:
@@ -175,7 +245,22 @@ class DuckDBSink(Sink):
 
     def _positions(self, cursor: duckdb.DuckDBPyConnection) -> Positions:
         context = self.context
-        return Positions(cursor, self.config.schema, context.pipeline, context.name, self.config.table)
+        return Positions(
+            cursor,
+            self.config.schema,
+            context.pipeline,
+            context.name,
+            self.config.table,
+            context.generation,
+        )
+
+    def _generations(self, cursor: duckdb.DuckDBPyConnection) -> TableGenerations:
+        return TableGenerations(cursor, self.config.schema, self.context.pipeline, self.context.name)
+
+    def _table(self, cursor: duckdb.DuckDBPyConnection, topic: str) -> str:
+        """The table that this generation's events of a topic are in."""
+        plain = table_name(self.config.table, topic)
+        return self._generations(cursor).name(plain, self.context.generation)
 
     def _claim(self, cursor: duckdb.DuckDBPyConnection, plan: DuckDBPlan) -> Table:
         """Move the position, which only its owner can, and bring the table to where the rows fit."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import duckdb
 
 from milkrun.connectors.duckdb.database import run
-from milkrun.connectors.duckdb.names import folded, quoted
-from milkrun.connectors.duckdb.planning import INCARNATION, Column, DuckDBPlan
+from milkrun.connectors.duckdb.planning import DuckDBPlan
 from milkrun.connectors.duckdb.types import ColumnType, TypeConflict, from_duckdb, united
 from milkrun.model.errors import Refused
+from milkrun.tables.names import folded, quoted
+from milkrun.tables.plans import Column
+from milkrun.tables.rows import INCARNATION
 
 
 def qualified(schema: str, table: str) -> str:
@@ -23,7 +25,7 @@ class Table:
     """A table as it is: its columns by their folded names, spelt as in the table."""
 
     sql: str
-    columns: dict[str, Column]
+    columns: dict[str, Column[ColumnType]]
 
     def has(self, name: str) -> bool:
         return folded(name) in self.columns
@@ -82,7 +84,7 @@ def growth(table: Table, plan: DuckDBPlan) -> list[str]:
     return statements
 
 
-def _united(existing: Column, wanted: Column, plan: DuckDBPlan) -> ColumnType:
+def _united(existing: Column[ColumnType], wanted: Column[ColumnType], plan: DuckDBPlan) -> ColumnType:
     try:
         return united(existing.type, wanted.type)
     except TypeConflict as conflict:

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from milkrun.connectors.duckdb.names import column_names, folded, quoted
 from milkrun.model.errors import Refused
+from milkrun.model.schema import JSON_MARK
+from milkrun.tables.names import column_names, folded, quoted
 
 if TYPE_CHECKING:
     from duckdb.sqltypes import DuckDBPyType
-
-JSON_MARK = b"milkrun.json"
-"""Key of the field metadata that marks a string column as JSON."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Its position travels with the events, so events and position become durable toge
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -64,6 +65,10 @@ class FilesSource(Source):
             )
         self._catalog.scan()
         self._next_scan = self.context.clock.monotonic() + self._config.interval
+
+    def tap(self, bindings: Sequence[str]) -> str:
+        self.open(None)
+        return f"reading {', '.join(self._config.paths)} from the beginning"
 
     def poll(self, max_events: int, timeout: float) -> Received | None:
         clock = self.context.clock

@@ -31,6 +31,11 @@ class Refusal(Exception):
             self.extra = (*extra, (b"retry-after", str(max(1, math.ceil(retry_after))).encode()))
 
 
+def previewed() -> Refusal:
+    """A preview has shown the events."""
+    return Refusal(503, "preview", "this is a preview: the events were shown, and nothing was kept")
+
+
 def busy() -> Refusal:
     """The log can't keep up."""
     return Refusal(

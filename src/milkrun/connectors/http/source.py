@@ -5,11 +5,14 @@ Requests that wait when the runtime polls are committed together; nobody gets a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from milkrun.connectors.http.columns import CE_ATTRIBUTES, received_of, settled_of
 from milkrun.connectors.http.config import Address, HttpConfig, check
 from milkrun.connectors.http.door import Door
+from milkrun.connectors.http.refusals import previewed
 from milkrun.connectors.http.server import Server, attach, detach
 from milkrun.model.errors import Reopen
 from milkrun.plugin import Delivery, Outcome, Received, Source, SourceCapabilities, SourceContext
@@ -37,6 +40,7 @@ class HttpSource(Source):
         super().__init__(config, context)
         self._door: Door | None = None
         self._server: Server | None = None
+        self._tapped = False
 
     @property
     def address(self) -> Address:
@@ -46,16 +50,27 @@ class HttpSource(Source):
         return self._server.address
 
     def open(self, position: Any) -> None:
-        address = check(self.config)
+        self._listen(self.config)
+
+    def tap(self, bindings: Sequence[str]) -> str:
+        # A port of its own, for this machine alone: nothing that is sent to the pipeline comes here, and no key is needed.
+        self._tapped = True
+        self._listen(replace(self.config, listen="127.0.0.1:0", keys=[], tls=None))
+        return f"listening at http://{self.address}/v1/events"
+
+    def _listen(self, config: HttpConfig) -> None:
+        address = check(config)
         context = self.context
         takes_id = context.id_path in (None, self.capabilities.default_id)
-        self._door = Door(f"{context.pipeline}/{context.name}", self.config, context.clock, takes_id=takes_id)
+        self._door = Door(f"{context.pipeline}/{context.name}", config, context.clock, takes_id=takes_id)
         self._server = attach(self._door, address, context.folder)
 
     def poll(self, max_events: int, timeout: float) -> Received | None:
         door, server = self._opened()
         requests = door.line.take(max_events, timeout)
         if requests:
+            if self._tapped:
+                door.line.settle(requests, [previewed()] * len(requests))
             return received_of(requests)
         if not server.alive:
             raise Reopen(f"the HTTP server at {server.address} has stopped")

@@ -30,7 +30,7 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _OFFSET_DIGITS = 20
 _FILE = re.compile(
     r"(?P<topic>.+)-(?P<partition>\d{5,10})-(?P<start>\d{20})-(?P<end>\d{20})-(?P<incarnation>[0-9a-f]{8})"
-    r"(?:-g(?P<generation>\d+))?\.parquet"
+    r"(?:-g(?P<generation>\d+))?(?P<repairs>-repairs)?\.parquet"
 )
 
 
@@ -118,9 +118,17 @@ def label(value: str | None) -> str:
     return _shortened(encoded, value, LABEL_BYTES)
 
 
-def file_name(partition: TopicPartition, start: int, end: int, incarnation: str, generation: int) -> str:
-    """The name of the file with a partition's events `[start, end)`, without folders."""
-    suffix = "" if generation == 1 else f"-g{generation}"
+def file_name(
+    partition: TopicPartition,
+    start: int,
+    end: int,
+    incarnation: str,
+    generation: int,
+    *,
+    repairs: bool = False,
+) -> str:
+    """The name of the file with a partition's events `[start, end)`, without folders; with `repairs`, of those that come late."""
+    suffix = ("" if generation == 1 else f"-g{generation}") + ("-repairs" if repairs else "")
     return (
         f"{stem(partition.topic)}-{partition.partition:05d}-{start:0{_OFFSET_DIGITS}d}-{end:0{_OFFSET_DIGITS}d}"
         f"-{short_incarnation(incarnation)}{suffix}.parquet"
@@ -143,7 +151,8 @@ def short_incarnation(incarnation: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FileName:
-    """What a file's name tells. `topic` is the topic's stem, `incarnation` its eight digits."""
+    """What a file's name tells. `topic` is the topic's stem, `incarnation` its eight digits. With `repairs` the offsets of the events in
+    it are others than `[start, end)`."""
 
     topic: str
     partition: int
@@ -151,6 +160,7 @@ class FileName:
     end: int
     incarnation: str
     generation: int
+    repairs: bool = False
 
 
 def parse_file_name(name: str) -> FileName | None:
@@ -165,6 +175,7 @@ def parse_file_name(name: str) -> FileName | None:
         int(match["end"]),
         match["incarnation"],
         int(match["generation"] or 1),
+        match["repairs"] is not None,
     )
 
 

@@ -5,7 +5,7 @@ A pure function of the cut and the configuration: the same cut gives the same na
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 
 from milkrun.connectors.parquet import layout
 from milkrun.connectors.parquet.columns import one_chunk, rows
+from milkrun.connectors.parquet.encoding import Encoding
 from milkrun.connectors.parquet.layout import Layout, Level
 from milkrun.model.errors import Refused
-from milkrun.plugin.sink import Events, Plan
+from milkrun.plugin.sink import Events, FileContent, Plan, TableRows
 
 _HOUR_MS = 3_600_000
 
@@ -34,9 +35,13 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class ParquetPlan(Plan):
-    """The files of a cut, by name; none where it has no events."""
+    """The files of a cut, by name, and how they are encoded; none where it has no events."""
 
     files: tuple[PlannedFile, ...]
+    encoding: Encoding
+
+    def outputs(self) -> Sequence[TableRows | FileContent]:
+        return [FileContent(file.name, self.encoding.encode(file.table).to_pybytes()) for file in self.files]
 
     def describe(self) -> list[str]:
         cut = self.events
@@ -56,16 +61,22 @@ class Planner:
     layout: Layout
     time: tuple[str, ...] | None
     max_files: int
+    encoding: Encoding
     prefix: str = ""
 
     def plan(self, events: Events) -> ParquetPlan:
         """The plan of a cut. Refused where a field can't name folders, or the events need more than `max_files` files."""
         if len(events) == 0:
-            return ParquetPlan(events, ())
+            return ParquetPlan(events, (), self.encoding)
         table = rows(events, (level.key for level in self.layout))
         table = table.replace_schema_metadata(self._provenance(events))
         name = layout.file_name(
-            events.partition, events.start, events.end, events.incarnation, events.generation
+            events.partition,
+            events.start,
+            events.end,
+            events.incarnation,
+            events.generation,
+            repairs=events.repairs,
         )
         folders = self._folders(events)
         files = []
@@ -73,10 +84,11 @@ class Planner:
             layout.check_length(path + name, self.prefix)
             part = table if len(folders) == 1 else table.take(pa.array(places)).combine_chunks()
             files.append(PlannedFile(path + name, part))
-        return ParquetPlan(events, tuple(files))
+        return ParquetPlan(events, tuple(files), self.encoding)
 
     def _provenance(self, events: Events) -> dict[str, str]:
         """The file's metadata: where its events come from. Nothing in it may differ when a cut is planned again."""
+        repairs = {"milkrun.repairs": "true"} if events.repairs else {}
         return {
             "milkrun.sink": self.owner,
             "milkrun.topic": events.partition.topic,
@@ -85,6 +97,7 @@ class Planner:
             "milkrun.end": str(events.end),
             "milkrun.incarnation": events.incarnation,
             "milkrun.generation": str(events.generation),
+            **repairs,
         }
 
     def _folders(self, events: Events) -> list[tuple[str, Rows]]:

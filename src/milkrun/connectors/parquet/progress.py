@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from milkrun.connectors.parquet import layout
-from milkrun.connectors.parquet.store import OWN_FOLDER, Store
 from milkrun.model.batch import TopicPartition
 from milkrun.model.errors import GapError, Refused
 from milkrun.plugin.sink import Events
+from milkrun.storage.store import OWN_FOLDER, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,12 @@ class Note:
     partition_by: tuple[str, ...]
     time_column: str | None
 
+    @staticmethod
+    def parse(data: bytes) -> Note:
+        """The note that a file has. ValueError, TypeError or KeyError where that is damaged."""
+        fields: dict[str, Any] = json.loads(data)
+        return Note(**{**fields, "partition_by": tuple(fields["partition_by"])})
+
 
 class Progress:
     """The notes of one sink; reads each once, then writes only."""
@@ -43,13 +49,13 @@ class Progress:
         self._owner = owner
         self._partition_by = tuple(partition_by)
         self._time_column = time_column
-        self._notes: dict[tuple[TopicPartition, int], Note | None] = {}
+        self._notes: dict[tuple[TopicPartition, int, bool], Note | None] = {}
 
     def begin(self, cut: Events) -> None:
         """Note that the cut will be written now. Refused, or GapError, where that could double events."""
-        key = (cut.partition, cut.generation)
+        key = (cut.partition, cut.generation, cut.repairs)
         if key not in self._notes:
-            self._notes[key] = self.newest(*key)
+            self._notes[key] = self.newest(cut.partition, cut.generation, repairs=cut.repairs)
         before = self._notes[key]
         note = Note(
             self._owner,
@@ -67,20 +73,18 @@ class Progress:
         self._store.replace(_name(*key), json.dumps(asdict(note), indent=1).encode())
         self._notes[key] = note
 
-    def newest(self, partition: TopicPartition, generation: int) -> Note | None:
-        """The note of a partition, as the target has it."""
-        name = _name(partition, generation)
+    def newest(self, partition: TopicPartition, generation: int, *, repairs: bool = False) -> Note | None:
+        """The note of a partition, as the target has it; with `repairs`, that of what comes late."""
+        name = _name(partition, generation, repairs)
         data = self._store.read(name)
         if data is None:
             return None
         try:
-            fields: dict[str, Any] = json.loads(data)
-            note = Note(**{**fields, "partition_by": tuple(fields["partition_by"])})
+            return Note.parse(data)
         except (ValueError, TypeError, KeyError):
             raise Refused(
                 f"{self._place}/{name} is damaged; delete it once the files of {partition} are known to be whole"
             ) from None
-        return note
 
     def _check(self, before: Note, note: Note, partition: TopicPartition) -> None:
         if before.owner != note.owner:
@@ -102,6 +106,11 @@ class Progress:
         )
 
 
-def _name(partition: TopicPartition, generation: int) -> str:
-    suffix = "" if generation == 1 else f"-g{generation}"
-    return f"{OWN_FOLDER}/progress/{layout.stem(partition.topic)}-{partition.partition:05d}{suffix}.json"
+def _name(partition: TopicPartition, generation: int, repairs: bool) -> str:
+    return note_name(layout.stem(partition.topic), partition.partition, generation, repairs=repairs)
+
+
+def note_name(stem: str, partition: int, generation: int, *, repairs: bool = False) -> str:
+    """The name of the note about a partition of the topic with that stem."""
+    suffix = ("" if generation == 1 else f"-g{generation}") + ("-repairs" if repairs else "")
+    return f"{OWN_FOLDER}/progress/{stem}-{partition:05d}{suffix}.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,9 +17,10 @@ from milkrun.connectors.parquet import layout
 from milkrun.connectors.parquet.columns import OFFSET, PARTITION
 from milkrun.connectors.parquet.layout import FileName
 from milkrun.connectors.parquet.progress import Progress
-from milkrun.connectors.parquet.store import Store
 from milkrun.model.batch import TopicPartition
 from milkrun.model.errors import MilkrunError, Refused
+from milkrun.model.stacking import stacked
+from milkrun.storage.store import Store
 
 AUDIT_SCHEMA = pa.schema([("partition", pa.int32()), ("offset", pa.int64())])
 
@@ -47,6 +49,47 @@ def audit(store: Store, place: str, progress: Progress, topic: str, parallel: in
             "anew to another url:\n" + "\n".join(damaged[:_SHOWN]) + more
         )
     return pa.concat_tables(result for result in results if not isinstance(result, str))
+
+
+def locate(store: Store, progress: Progress, partition: TopicPartition, offset: int) -> str | None:
+    """The name of the file that holds an event; None where none does. Refused where a file that should can't be read."""
+    for name, parsed in _files(store, progress, partition.topic):
+        if parsed.partition != partition.partition:
+            continue
+        if not parsed.repairs and not parsed.start <= offset < parsed.end:
+            continue
+        found = _outcome(store, name, parsed)
+        if isinstance(found, str):
+            raise Refused(found)
+        if pc.index(found.column("offset"), offset).as_py() >= 0:
+            return name
+    return None
+
+
+def held(store: Store, progress: Progress, partition: TopicPartition, start: int, end: int) -> pa.Table:
+    """The rows of the offsets `[start, end)` that the files hold, of the topic's newest incarnation; columns that some files lack are
+    null there. Refused where a file that should hold some can't be read."""
+    found = []
+    for name, parsed in _files(store, progress, partition.topic):
+        if parsed.partition != partition.partition or parsed.end <= start or end <= parsed.start:
+            continue
+        try:
+            with store.reader(name) as file:
+                rows = rows_in(file)
+        except MilkrunError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise Refused(f"{name}: {_reason(error)}") from None
+        offsets = rows.column(OFFSET)
+        inside = pc.and_(pc.greater_equal(offsets, start), pc.less(offsets, end))
+        found.append(rows.filter(inside))
+    return stacked(found)
+
+
+def rows_in(file: IO[bytes] | pa.NativeFile) -> pa.Table:
+    """All rows of a Parquet file, without the file's metadata."""
+    table = pq.ParquetFile(file, page_checksum_verification=True).read()
+    return table.replace_schema_metadata(None)
 
 
 def _files(store: Store, progress: Progress, topic: str) -> list[tuple[str, FileName]]:
@@ -90,9 +133,7 @@ def _read(store: Store, name: str, parsed: FileName) -> pa.Table:
     except FileNotFoundError:
         raise Unreadable("it vanished while it was read") from None
     except (pa.ArrowException, OSError) as error:
-        # Arrow reports damage as an OSError without a number; the system's have one.
-        reason = error.strerror if isinstance(error, OSError) and error.errno else None
-        raise Unreadable(f"it can't be read: {reason}" if reason else "it is no whole Parquet file") from None
+        raise Unreadable(_reason(error)) from None
     if set(table.column_names) != {PARTITION, OFFSET}:
         raise Unreadable(f"it lacks the columns {PARTITION} and {OFFSET}")
     table = pa.table({"partition": table.column(PARTITION), "offset": table.column(OFFSET)}).cast(
@@ -103,6 +144,12 @@ def _read(store: Store, name: str, parsed: FileName) -> pa.Table:
     return table
 
 
+def _reason(error: pa.ArrowException | OSError) -> str:
+    # Arrow reports damage as an OSError without a number; the system's have one.
+    reason = error.strerror if isinstance(error, OSError) and error.errno else None
+    return f"it can't be read: {reason}" if reason else "it is no whole Parquet file"
+
+
 def _as_named(table: pa.Table, parsed: FileName) -> bool:
     partitions, offsets = (
         pc.min_max(table.column("partition")).as_py(),
@@ -111,5 +158,5 @@ def _as_named(table: pa.Table, parsed: FileName) -> bool:
     return bool(
         table.column("offset").null_count == 0
         and partitions["min"] == partitions["max"] == parsed.partition
-        and parsed.start <= offsets["min"] <= offsets["max"] < parsed.end
+        and (parsed.repairs or parsed.start <= offsets["min"] <= offsets["max"] < parsed.end)
     )

@@ -6,35 +6,38 @@ that what stood there already is the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import structlog
 
 from milkrun.connectors.parquet import reading
-from milkrun.connectors.parquet.bucket import BucketStore
-from milkrun.connectors.parquet.config import ParquetConfig, S3Options, parse_target
+from milkrun.connectors.parquet.config import ParquetConfig
 from milkrun.connectors.parquet.encoding import Encoding
-from milkrun.connectors.parquet.folder import FolderStore
+from milkrun.connectors.parquet.generations import Pointer, remove, url_of
 from milkrun.connectors.parquet.layout import parse_layout, parse_steps
 from milkrun.connectors.parquet.planning import ParquetPlan, PlannedFile, Planner
 from milkrun.connectors.parquet.progress import Progress
-from milkrun.connectors.parquet.store import Store
 from milkrun.model.batch import TopicPartition
-from milkrun.model.errors import Fatal, GapError, MilkrunError, Transient
+from milkrun.model.errors import Fatal, GapError, MilkrunError, Refused, Transient
 from milkrun.model.faults import reach
 from milkrun.model.spec import CutSpec
 from milkrun.plugin import (
     Delivery,
     Events,
+    FileContent,
     Plan,
     Sink,
     SinkCapabilities,
     SinkContext,
     TargetPosition,
 )
+from milkrun.storage.opening import store_at
+from milkrun.storage.store import Store
+from milkrun.storage.target import Bucket, parse_target
 
 _log = structlog.get_logger()
 
@@ -50,6 +53,8 @@ class ParquetSink(Sink):
         position="named",
         placement="partitions",
         note="names tell the offsets: a cut written again gives the same files",
+        repairs=True,
+        generations=True,
     )
     default_cut: ClassVar[CutSpec] = CutSpec(rows=250_000, bytes=64 << 20, seconds=60.0)
 
@@ -57,28 +62,28 @@ class ParquetSink(Sink):
 
     def __init__(self, config: ParquetConfig, context: SinkContext) -> None:
         super().__init__(config, context)
-        target = parse_target(config.url)
-        self._store: Store
-        if isinstance(target, Path):
-            self._store, self._place = FolderStore(context.folder / target), str(context.folder / target)
-            prefix = ""
-        else:
-            self._store, self._place = BucketStore(target, config.s3 or S3Options()), str(target)
-            prefix = target.prefix
+        target = parse_target(url_of(config.url, context.generation))
+        self._store = store_at(target, config.s3, context.folder)
+        self._place = self._store.place
+        prefix = target.prefix if isinstance(target, Bucket) else ""
         self._encoding = Encoding(config.compression_level, config.row_group_rows)
         self._planner = Planner(
             owner=f"{context.pipeline}/{context.name}",
             layout=parse_layout(config.partition_by),
             time=parse_steps(config.time_column, ("time_column",)) if config.time_column else None,
             max_files=config.max_files,
+            encoding=self._encoding,
             prefix=prefix,
         )
-        self._progress = self._new_progress()
+        self._progress = self._new_progress(self._store)
 
     def open(self) -> None:
         self.close()
-        self._progress = self._new_progress()
+        self._progress = self._new_progress(self._store)
         self._store.open()
+        if self.context.generation > 1:
+            with self._generation(1) as first:
+                self._pointer(first).begin()
 
     def close(self) -> None:
         self._store.close()
@@ -104,12 +109,61 @@ class ParquetSink(Sink):
         if failures:
             raise min(failures, key=_urgency)
 
+    def switch(self, generation: int, number: int) -> None:
+        with self._generation(1) as first:
+            reach("parquet.before_switch")
+            self._pointer(first).switch(generation, number)
+            reach("parquet.after_switch")
+
+    def drop(self, generation: int) -> None:
+        with self._generation(1) as first:
+            current = self._pointer(first).current
+        if generation == current:
+            raise Refused(
+                f"generation {generation} of {self._planner.owner} is the one that readers take; switch to another first"
+            )
+        with self._generation(generation) as store:
+            remove(store, generation, self._planner.owner)
+
     def audit(self, topic: str) -> pa.Table:
         return reading.audit(self._store, self._place, self._progress, topic, self.config.parallel)
 
-    def _new_progress(self) -> Progress:
+    def rows_in(self, file: FileContent) -> pa.Table:
+        return reading.rows_in(pa.BufferReader(file.content))
+
+    def held(self, partition: TopicPartition, start: int, end: int) -> pa.Table:
+        # A store of its own: one that is open must stay so, and one that isn't mustn't be opened for writing.
+        store = self._store_of(self.context.generation)
+        store.look()
+        try:
+            return reading.held(store, self._new_progress(store), partition, start, end)
+        finally:
+            store.close()
+
+    def locate(self, partition: TopicPartition, offset: int) -> str | None:
+        name = reading.locate(self._store, self._progress, partition, offset)
+        return None if name is None else f"file {self._place}/{name}"
+
+    def _store_of(self, generation: int) -> Store:
+        target = parse_target(url_of(self.config.url, generation))
+        return store_at(target, self.config.s3, self.context.folder)
+
+    @contextmanager
+    def _generation(self, generation: int) -> Iterator[Store]:
+        """The store of that generation's files, open within the block."""
+        store = self._store_of(generation)
+        try:
+            store.open()
+            yield store
+        finally:
+            store.close()
+
+    def _pointer(self, store: Store) -> Pointer:
+        return Pointer(store, self.config.url, self.context.pipeline, self.context.name)
+
+    def _new_progress(self, store: Store) -> Progress:
         entries = [str(level) for level in self._planner.layout]
-        return Progress(self._store, self._place, self._planner.owner, entries, self.config.time_column)
+        return Progress(store, self._place, self._planner.owner, entries, self.config.time_column)
 
     def _outcome(self, file: PlannedFile) -> MilkrunError | None:
         try:

@@ -27,8 +27,9 @@ from pika.exceptions import ConnectionWrongStateError
 from milkrun.connectors.rabbitmq.config import Address, RabbitMQConfig
 from milkrun.connectors.rabbitmq.failures import unreachable
 from milkrun.connectors.rabbitmq.reader import Connection, QueueReader, Subscription
+from milkrun.connectors.rabbitmq.tapping import TapReader, Taps
 from milkrun.connectors.rabbitmq.wire import Delivery, DeliveryConnection
-from milkrun.model.errors import MilkrunError, Reopen, Unreachable
+from milkrun.model.errors import MilkrunError, Refused, Reopen, Unreachable
 
 CLOSE_SECONDS = 1.0
 """How long the broker may take to say goodbye."""
@@ -52,7 +53,8 @@ class Release(NamedTuple):
 class Link:
     """One connection and its queues. All methods are for the source's thread.
 
-    `prefetches` are those of queues that have less than the configured one; what the link adds to it holds from the next link on.
+    `prefetches` are those of queues that have less than the configured one; what the link adds to it holds from the next link on. With
+    `taps` it leaves the queues alone and listens by queues of its own, which the broker deletes with the connection.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Link:
         address: Address,
         parameters: ConnectionParameters,
         prefetches: dict[str, int],
+        taps: Taps | None = None,
     ) -> None:
         self.arrived = threading.Event()
         """Set while there is something to take, or the link has failed or is spent."""
@@ -75,6 +78,8 @@ class Link:
         self._failure: MilkrunError | None = None
         self._ready = threading.Event()
         self._prefetches = prefetches
+        self._taps = taps
+        self._consuming = threading.Event()
         self._draining = self._narrowing = self._closing = False
         self._loop = IOLoop()
         self._connection: DeliveryConnection | None = None
@@ -82,6 +87,7 @@ class Link:
         self._bytes = self._messages = 0
         self._unheard = 0
         self._readers = self._make_readers()
+        self._unconsumed = len(self._readers)
         self._log = structlog.get_logger()
         self._thread = threading.Thread(target=self._run, name="rabbitmq", daemon=True)
 
@@ -91,6 +97,12 @@ class Link:
         # pika gives up in that time by itself, but doesn't count looking up the host.
         if not self._ready.wait(self._config.connect_timeout + 1.0):
             raise Unreachable(f"{self._address}: no answer in time; check host, port and firewall")
+        self.check()
+
+    def await_consuming(self) -> None:
+        """Return once every queue is consumed. Raises what has ended the link; Unreachable where it takes too long."""
+        if not self._consuming.wait(self._config.connect_timeout):
+            raise Unreachable(f"{self._address}: the broker doesn't let its queues be consumed in time")
         self.check()
 
     def check(self) -> None:
@@ -143,13 +155,29 @@ class Link:
 
     def _make_readers(self) -> dict[bytes, QueueReader]:
         config = self._config
-        connection = Connection(self._open_channel, self._loop.call_later, self._subscriptions)
+        connection = Connection(
+            self._open_channel, self._loop.call_later, self._subscriptions, self._note_consuming
+        )
+        if self._taps is not None:
+            return {
+                queue.encode(): TapReader(queue, bindings, connection, self._refused)
+                for queue, bindings in self._taps.items()
+            }
         return {
             queue.encode(): QueueReader(
                 queue, config.declare.get(queue), self._prefetches.get(queue, config.prefetch), connection
             )
             for queue in config.queues
         }
+
+    def _refused(self, reason: str) -> None:
+        """What a tap needs can't be had."""
+        self._fail(Refused(f"{self._address}: the broker refuses: {reason}"))
+
+    def _note_consuming(self) -> None:
+        self._unconsumed -= 1
+        if self._unconsumed <= 0:
+            self._consuming.set()
 
     def _open_channel(self, on_open: Callable[[Channel], object]) -> Channel:
         if self._connection is None:
@@ -197,6 +225,7 @@ class Link:
             self._owners.clear()
             self.arrived.set()
         self._ready.set()
+        self._consuming.set()
 
     def _shut(self) -> None:
         self._closing = True

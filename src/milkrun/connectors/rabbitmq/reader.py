@@ -43,6 +43,8 @@ class Connection:
     open_channel: Callable[[Callable[[Channel], object]], Channel]
     call_later: Callable[[float, Callable[[], object]], object]
     subscriptions: dict[int, Subscription]
+    consuming: Callable[[], object]
+    """Called whenever another queue is consumed."""
 
 
 class QueueReader:
@@ -97,27 +99,33 @@ class QueueReader:
     def _on_open(self, channel: Channel) -> None:
         """pika sends these one after the other; a refusal closes the channel, and drops those behind it."""
         channel.add_on_cancel_callback(self._on_cancel)
+        consumed = self._prepare(channel)
+        self.subscription = Subscription(self.queue.encode())
+        self._connection.subscriptions[channel.channel_number] = self.subscription
+        channel.basic_qos(prefetch_count=self.prefetch, callback=heard)
+        if not self._stopped:
+            channel.basic_consume(consumed, _unexpected, callback=self._on_consuming)
+
+    def _prepare(self, channel: Channel) -> str:
+        """See that there is a queue to consume; its name."""
         declaration = self._declaration
         # pika waits for an answer only where there is somebody to hear it.
         if declaration is None or self._differs:
-            channel.queue_declare(self.queue, passive=True, callback=_heard)
+            channel.queue_declare(self.queue, passive=True, callback=heard)
         else:
             arguments = {**declaration.arguments, "x-queue-type": declaration.type}
             channel.queue_declare(
-                self.queue, durable=declaration.durable, arguments=arguments, callback=_heard
+                self.queue, durable=declaration.durable, arguments=arguments, callback=heard
             )
         for binding in declaration.bindings if declaration is not None else []:
             channel.queue_bind(
-                self.queue, binding.exchange, binding.routing_key, binding.arguments, callback=_heard
+                self.queue, binding.exchange, binding.routing_key, binding.arguments, callback=heard
             )
-        self.subscription = Subscription(self.queue.encode())
-        self._connection.subscriptions[channel.channel_number] = self.subscription
-        channel.basic_qos(prefetch_count=self.prefetch, callback=_heard)
-        if not self._stopped:
-            channel.basic_consume(self.queue, _unexpected, callback=self._on_consuming)
+        return self.queue
 
     def _on_consuming(self, _: Method[Basic.ConsumeOk]) -> None:
         self._delay, self._reported = FIRST_DELAY, ""
+        self._connection.consuming()
         self._log.info("rabbitmq.consuming", prefetch=self.prefetch)
 
     # -- losing it
@@ -170,7 +178,7 @@ class QueueReader:
             self._reported = reason
 
 
-def _heard(_: object) -> None:
+def heard(_: object) -> None:
     """The answer needs no more than to be waited for."""
 
 

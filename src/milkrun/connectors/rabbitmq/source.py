@@ -6,6 +6,7 @@ deleted or created anew are waited for here, while the others go on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from milkrun.connectors.rabbitmq.acks import Span
@@ -13,6 +14,7 @@ from milkrun.connectors.rabbitmq.columns import ATTRIBUTES, HeaderTables, build
 from milkrun.connectors.rabbitmq.config import RabbitMQConfig, check, parameters
 from milkrun.connectors.rabbitmq.link import Link, Release
 from milkrun.connectors.rabbitmq.reader import Subscription
+from milkrun.connectors.rabbitmq.tapping import Taps, bindings_of
 from milkrun.connectors.rabbitmq.wire import Delivery
 from milkrun.model.errors import Reopen
 from milkrun.plugin import Delivery as Guarantee
@@ -52,22 +54,32 @@ class RabbitMQSource(Source):
         self._config = config
         self._link: Link | None = None
         self._prefetches: dict[str, int] = {}
+        self._taps: Taps | None = None
         self._draining = False
         self._tables = HeaderTables()
 
     def open(self, position: Any) -> None:
+        self._connect()
+
+    def tap(self, bindings: Sequence[str]) -> str:
+        self._taps = bindings_of(self._config, bindings)
+        self._connect().await_consuming()
+        places = [f"{each.exchange}={each.routing_key}" for tap in self._taps.values() for each in tap]
+        return f"listening beside the queues, by bindings to {', '.join(places)}"
+
+    def _connect(self) -> Link:
         address = check(self._config)
         name = f"milkrun {self.context.pipeline}/{self.context.name}"
         given = parameters(self._config, address, self.context.folder, name)
-        self._link = Link(self._config, address, given, self._prefetches)
+        self._link = Link(self._config, address, given, self._prefetches, self._taps)
         self._link.open()
+        return self._link
 
     def poll(self, max_events: int, timeout: float) -> Received | None:
         link = self._opened()
         if link.spent and not self._draining:
             link.close()
-            self.open(None)
-            link = self._opened()
+            link = self._connect()
         if not link.arrived.is_set():
             self.context.clock.wait(link.arrived, timeout)
         link.check()

@@ -253,6 +253,13 @@ class EmbeddedLog(Log):
         )
         return iter(rows)
 
+    def seen_until(self, scope: str, identity: bytes) -> int | None:
+        expires: int | None = self._database.value(
+            "SELECT expires FROM seen WHERE scope=? AND id=? AND expires>?",
+            (scope, identity, self._clock.now()),
+        )
+        return expires
+
     def ledger(self, pipeline: str | None = None, *, since_minute: int | None = None) -> pa.Table:
         found = self._database.rows(
             "SELECT * FROM ledger WHERE (?1 IS NULL OR pipeline = ?1) AND (?2 IS NULL OR minute >= ?2) "
@@ -280,6 +287,15 @@ class EmbeddedLog(Log):
     def leave(self, group: str, member: str) -> None:
         with self._write():
             leases.leave(self._database.writer, group, member)
+
+    def trim(self, topic: str, partition: int, before: int) -> int:
+        topic_id = self._topic_id(topic)
+        start, end = self._bounds(topic, topic_id, partition)
+        if before > end:
+            message = f"{topic}[{partition}] keeps the offsets {start} to {end}, nothing can be trimmed up to {before}"
+            raise OffsetOutOfRange(message, start=start, end=end)
+        upkeep.trim(self._database, self._write, (topic, topic_id, partition), before)
+        return self.bounds(topic, partition)[0]
 
     def housekeep(self) -> None:
         upkeep.housekeep(self, self._database, self._write, self._clock.now())

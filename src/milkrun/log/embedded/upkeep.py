@@ -126,14 +126,28 @@ def retain(database: Database, write: Callable[[], Writing], spec: TopicSpec, pl
         if not (too_old or too_much):
             break
         start, size = last + 1, size - bytes_
-    if start is None:
-        return
+    if start is not None:
+        with write():
+            _drop(database, place, start)
+
+
+def trim(database: Database, write: Callable[[], Writing], place: Place, before: int) -> None:
+    """Drop the blocks whose events all lie before an offset."""
     with write():
-        bindings = (topic_id, partition, start)
-        database.writer.execute("DELETE FROM block WHERE topic=? AND partition=? AND last<?", bindings)
-        database.writer.execute(
-            "UPDATE partition SET start=?3 WHERE topic=?1 AND partition=?2 AND start<?3", bindings
-        )
+        last: Any = database.writer.execute(
+            "SELECT max(last) FROM block WHERE topic=? AND partition=? AND last<?", (*place[1:], before)
+        ).get
+        if last is not None:
+            _drop(database, place, last + 1)
+
+
+def _drop(database: Database, place: Place, start: int) -> None:
+    """Drop whole blocks before `start`, where the partition begins then; the caller holds a write transaction."""
+    bindings = (*place[1:], start)
+    database.writer.execute("DELETE FROM block WHERE topic=? AND partition=? AND last<?", bindings)
+    database.writer.execute(
+        "UPDATE partition SET start=?3 WHERE topic=?1 AND partition=?2 AND start<?3", bindings
+    )
 
 
 def compact(database: Database, write: Callable[[], Writing], place: Place, now: int) -> None:

@@ -3,6 +3,6 @@
 What belongs together is committed in one Kafka transaction; consumer groups say who works on what, and fence who has lost it.
 """
 
-from milkrun.log.kafka.log import KafkaLog
+from milkrun.log.kafka.log import KafkaLog, exists
 
-__all__ = ["KafkaLog"]
+__all__ = ["KafkaLog", "exists"]

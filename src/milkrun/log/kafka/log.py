@@ -21,7 +21,7 @@ from milkrun.log.kafka.visible import OwnCommits
 from milkrun.log.protocol import Lease, Log, PartitionInfo, TopicInfo, Transaction, Waiting
 from milkrun.model.batch import Batch
 from milkrun.model.clock import Clock
-from milkrun.model.errors import ConfigError, OffsetOutOfRange
+from milkrun.model.errors import ConfigError, OffsetOutOfRange, Refused
 from milkrun.model.ledger import LEDGER_SCHEMA
 from milkrun.model.spec import KAFKA_DEDUPE_SECONDS, KafkaLogSpec, TopicSpec, check_topic_name
 
@@ -151,6 +151,10 @@ class KafkaLog(Log):
         self.view.await_committed(self.view.state_places())
         return iter(self.view.scan(store, prefix))
 
+    def seen_until(self, scope: str, identity: bytes) -> int | None:
+        self.view.await_committed([(self.names.seen, 0)])
+        return self.view.seen_until(scope, identity, self.clock.now())
+
     def ledger(self, pipeline: str | None = None, *, since_minute: int | None = None) -> pa.Table:
         self.view.await_committed([(self.names.ledger, 0)])
         found = self.view.ledger(pipeline, since_minute)
@@ -198,6 +202,19 @@ class KafkaLog(Log):
     def leave(self, group: str, member: str) -> None:
         self.groups.leave(group, member)
 
+    def trim(self, topic: str, partition: int, before: int) -> int:
+        start, end = self.bounds(topic, partition)
+        if before > end:
+            message = f"{topic}[{partition}] keeps the offsets {start} to {end}, nothing can be trimmed up to {before}"
+            raise OffsetOutOfRange(message, start=start, end=end)
+        if not self._spec.manage:
+            raise Refused(
+                f"`manage: false` leaves topics to the operator: give {topic!r} a retention with Kafka's own tools"
+            )
+        if before > start:
+            self.cluster.delete_before({(topic, partition): before})
+        return self.bounds(topic, partition)[0]
+
     def housekeep(self) -> None:
         """Drop events beyond the retention in time of topics that this project has declared, which the brokers do only in whole
         segments, and forget ids."""
@@ -221,3 +238,8 @@ class KafkaLog(Log):
         self._first_events.close()
         self.view.close()
         self.cluster.close()
+
+
+def exists(spec: KafkaLogSpec) -> bool:
+    """Whether the project has anything on the cluster. Unreachable where that can't be asked."""
+    return Cluster(spec).topic(Names(spec.project).state) is not None

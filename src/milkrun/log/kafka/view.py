@@ -168,6 +168,14 @@ class View:
             ).fetchall()
         return {row[0] for row in rows if isinstance(row[0], bytes)}
 
+    def seen_until(self, scope: str, identity: bytes, now: int) -> int | None:
+        """Until when (Unix ms) the scope remembers an id, if it does at `now`."""
+        with self._lock:
+            found = self._database.execute(
+                "SELECT expires FROM seen WHERE scope=? AND id=? AND expires>?", (scope, identity, now)
+            ).get
+        return found if isinstance(found, int) else None
+
     def forget_seen(self, now: int) -> None:
         with self._lock:
             self._database.execute("DELETE FROM seen WHERE expires <= ?", (now,))

@@ -1,0 +1,90 @@
+"""Values as PostgreSQL can hold them: what it has no place for becomes the nearest that it has, so that no event stops a sink.
+
+NUL in text becomes `␀`, as in names. In `jsonb` a half of a surrogate pair becomes `\\ufffd`, and a number with more digits than
+`numeric` has stays as a string. A time before 4714-11-24 BC becomes that time, and a date past the year 5874897 its end. Only the few
+values concerned are looked at one by one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_FIRST_DAY, _LAST_DAY = -2_440_588, 2_145_042_905
+"""4714-11-24 BC and 5874897-12-31 as days since 1970 (PostgreSQL's documentation, section 8.5)."""
+
+_WHOLE_DIGITS, _FRACTION_DIGITS = 131_072, 16_383
+"""Digits of a numeric before and after the point (PostgreSQL's documentation, section 8.1.2)."""
+
+_PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000}
+_SUSPECT = r"\\u(?:0000|[dD][89a-fA-F])|[eE][+-]?\d{4}|\d{1000}"
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*', re.DOTALL)
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL
+)
+_NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
+
+
+def text_without_nul(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text that PostgreSQL takes."""
+    return pc.replace_substring(column, "\0", "␀")
+
+
+def times_within_range(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dates or timestamps that PostgreSQL takes."""
+    kind = column.type
+    days = pa.types.is_date32(kind)
+    first = pa.scalar(_FIRST_DAY * (1 if days else _PER_DAY[kind.unit])).cast(_storage(kind)).cast(kind)
+    column = pc.if_else(pc.less(column, first), first, column)
+    if days:
+        last = pa.scalar(_LAST_DAY).cast(pa.int32()).cast(kind)
+        column = pc.if_else(pc.greater(column, last), last, column)
+    return column
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    return pa.int32() if pa.types.is_date32(kind) else pa.int64()
+
+
+def json_without_oddities(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """JSON text that `jsonb` takes."""
+    return replaced(column, pc.match_substring_regex(column, _SUSPECT), _json)
+
+
+def replaced(
+    column: pa.ChunkedArray, where: pa.ChunkedArray, change: Callable[[Any], str]
+) -> pa.ChunkedArray:
+    """The text `column` with the values that `where` (true, false or null) is true of given by `change`, one by one."""
+    where = pc.fill_null(where, False)
+    if not pc.any(where).as_py():
+        return column
+    changed = pa.array([change(value) for value in column.filter(where).to_pylist()], column.type)
+    whole, mask = column.combine_chunks(), where.combine_chunks()
+    return pa.chunked_array([pc.replace_with_mask(whole, mask, changed)])
+
+
+def _json(text: str) -> str:
+    return _TOKEN.sub(
+        lambda token: _ESCAPE.sub(_escape, token[0]) if token[0][0] == '"' else _number(token[0]), text
+    )
+
+
+def _escape(found: re.Match[str]) -> str:
+    escape = found[0]
+    if escape == "\\u0000":
+        return "␀"
+    is_half = len(escape) == 6 and escape[2:4].lower() in ("d8", "d9", "da", "db", "dc", "dd", "de", "df")
+    return "\ufffd" if is_half else escape
+
+
+def _number(token: str) -> str:
+    number = _NUMBER.fullmatch(token)
+    if number is None:
+        return token
+    whole, fraction, exponent = number[1].lstrip("0"), number[2] or "", int(number[3] or 0)
+    fits = len(whole) + exponent <= _WHOLE_DIGITS and len(fraction) - exponent <= _FRACTION_DIGITS
+    return token if fits else f'"{token}"'
