@@ -179,7 +179,10 @@ def test_dead_letters_are_counted_by_cause(flow: Flow) -> None:
 
 @pytest.mark.parametrize("identity", ["shop/0:99", "shop/7:0", "other/0:0"])
 def test_dead_letters_that_are_not_there(flow: Flow, identity: str) -> None:
-    with Project(flow.folder) as project, pytest.raises(NotFound, match=r"there is no (dead letter|pipeline)"):
+    with (
+        Project(flow.folder) as project,
+        pytest.raises(NotFound, match=r"there is no (dead letter|pipeline)"),
+    ):
         project.dead_letter(identity)
 
 

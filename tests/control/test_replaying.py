@@ -136,8 +136,7 @@ def test_a_replay_that_does_not_come_as_far_is_given_up_and_production_goes_on(
     until(lambda: generations_of(yard.log, "shop", "out").problem is not None)
     yard.give(8, 12)
     until(lambda: yard.delivered() == 20)
-    (status,) = [each for each in replays(yard).statuses("shop") if each.generation == 2]
-    assert status.problem == "the table is another's"
+    until(lambda: replays(yard).statuses("shop")[1].problem == "the table is another's")
     assert "hadn't come as far" in (generations_of(yard.log, "shop", "out").problem or "")
     assert yard.target.current == 1
 
@@ -306,7 +305,7 @@ def test_a_replay_into_what_readers_find(yard: Yard) -> None:
     yard.target.keyed = True
     yard.give(0, 30)
     worker = yard.worker()
-    until(lambda: yard.delivered() == 30)
+    until(lambda: yard.delivered() == 30 and worker.idle)
     (begun,) = replays(yard).start_into("shop", only=["body.who=c1", "body.who=c2"])
     assert (begun.generation, begun.into, begun.state) == (2, 1, "running")
     until(lambda: states(yard)[2] == "done")
@@ -328,7 +327,7 @@ def test_a_paused_replay_into_what_readers_find_rests(yard: Yard) -> None:
     yard.target.keyed = True
     yard.give(0, 30)
     worker = yard.worker()
-    until(lambda: yard.delivered() == 30)
+    until(lambda: yard.delivered() == 30 and worker.idle)
     worker.close()
     assert worker.join(600)
     replays(yard).start_into("shop", key="c3")

@@ -32,7 +32,7 @@ from tests.chaos.run import free_port
 from tests.e2e.station import COMMAND, Station, until
 from tests.servers.prometheus import Prometheus, prometheus
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.xdist_group("alerts")]
+pytestmark = [pytest.mark.soak, pytest.mark.slow, pytest.mark.integration, pytest.mark.xdist_group("alerts")]
 
 PACE = 60.0
 LONGEST_WINDOW = 15.0

@@ -16,7 +16,12 @@ from tests.e2e.kafka import KafkaStation
 from tests.e2e.station import until
 from tests.e2e.test_alerts import held_open
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.xdist_group("kafka promises")]
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.slow,
+    pytest.mark.integration,
+    pytest.mark.xdist_group("kafka promises"),
+]
 
 PIPELINE = """
 pipeline: "{t}"

@@ -14,7 +14,12 @@ import pytest
 from tests.e2e.kafka import KafkaStation
 from tests.e2e.station import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.xdist_group("kafka replay")]
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.slow,
+    pytest.mark.integration,
+    pytest.mark.xdist_group("kafka replay"),
+]
 
 PIPELINE = """
 pipeline: "{t}"

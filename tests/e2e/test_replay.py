@@ -21,7 +21,7 @@ from tests.chaos import checker
 from tests.e2e.station import until
 from tests.e2e.test_faults import FILES, Client, client
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("replay")]
+pytestmark = [pytest.mark.soak, pytest.mark.slow, pytest.mark.xdist_group("replay")]
 
 DELIVERING = ("cut_logged", "planned", "written", "before_settle", "settled")
 SINKS = ("warehouse", "lake")

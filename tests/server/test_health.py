@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,12 @@ def test_ready_while_every_task_is_at_work(project: Project, states: tuple[str, 
     assert told(project, "/healthz") == (200, {"status": "ok"})
 
 
-def test_not_ready_before_a_version_is_applied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
-) -> None:
-    make_flow(tmp_path / "new", monkeypatch)
-    with opened(tmp_path / "new", clock) as unapplied:
-        expected = {"status": "not ready", "waiting_for": "milkrun apply"}
-        assert told(unapplied, "/readyz") == (503, expected)
+def test_not_ready_before_a_version_is_applied(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a worker on Kafka is that waits for its first."""
+    status = replace(project.status(), version=None)
+    monkeypatch.setattr(project, "status", lambda: status)
+    expected = {"status": "not ready", "waiting_for": "milkrun apply"}
+    assert told(project, "/readyz") == (503, expected)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tests.servers.fakesnow import SnowflakeServer, snowflake_server
 __all__ = ["snowflake_server"]
 
 pytestmark = [
+    pytest.mark.soak,
     pytest.mark.integration,
     pytest.mark.slow,
     pytest.mark.xdist_group("fakesnow"),

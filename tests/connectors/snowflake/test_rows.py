@@ -21,7 +21,7 @@ from tests.servers.fakesnow import SnowflakeServer, snowflake_server
 
 __all__ = ["snowflake_server"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("fakesnow")]
+pytestmark = [pytest.mark.soak, pytest.mark.integration, pytest.mark.xdist_group("fakesnow")]
 
 
 class Account:

@@ -19,7 +19,7 @@ from milkrun.model.spec import ArchiveRule, KafkaLogSpec, TopicSpec
 from milkrun.testing.log_contract import append, eventually, values
 from tests.log.archive.depot import archive, archiving, files, spec
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("kafka archive")]
+pytestmark = [pytest.mark.soak, pytest.mark.integration, pytest.mark.xdist_group("kafka archive")]
 
 AT_ONCE = ArchiveRule(after_seconds=-1e9, keep_hot_seconds=-1e9, file_bytes=1 << 20)
 CLOCK = SystemClock()
