@@ -27,7 +27,7 @@ NOT_FOUND = frozenset(
 )
 """The topic or partition isn't there."""
 
-_FORBIDDEN = {
+FORBIDDEN = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "on the topic",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "on the consumer group",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "on the cluster",
@@ -56,9 +56,9 @@ def explained(error: KafkaError, doing: str) -> MilkrunError:
     """The error to raise for `error`, met while `doing`."""
     code = error.code()
     text = f"{doing}: {error.str()}"
-    if code in _FORBIDDEN:
+    if code in FORBIDDEN:
         return Refused(
-            f"{text}; give the project's user the right {_FORBIDDEN[code]}, see docs/how-to/kafka.md"
+            f"{text}; give the project's user the right {FORBIDDEN[code]}, see docs/how-to/kafka.md"
         )
     if code in NOT_FOUND:
         return NotFound(text)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from milkrun.log.kafka.failures import error_of, explained
+from milkrun.log.kafka.failures import FORBIDDEN, error_of, explained
 from milkrun.log.kafka.naming import Settings
+
+MOST_TOLD = 100
 
 
 class GroupOffsets:
@@ -32,7 +34,9 @@ class GroupOffsets:
         try:
             return consumer.committed(list(places), timeout)
         except KafkaException as exception:
-            raise explained(error_of(exception), f"asking for the offsets of {group}") from exception
+            # A coordinator that refuses to be found shows as no answer in time; why, the consumer tells who polls it.
+            error = _told(consumer) or error_of(exception)
+            raise explained(error, f"asking for the offsets of {group}") from exception
 
     def _consumer(self, group: str, stable: bool) -> Consumer:
         with self._lock:
@@ -53,3 +57,12 @@ class GroupOffsets:
         with self._lock:
             while self._consumers:
                 self._consumers.popitem()[1].close()
+
+
+def _told(consumer: Consumer) -> KafkaError | None:
+    """The first error about rights among what the consumer has to tell."""
+    for message in consumer.consume(MOST_TOLD, 0):
+        error = message.error()
+        if error is not None and error.code() in FORBIDDEN:
+            return error
+    return None
