@@ -72,6 +72,7 @@ def test_a_replay_is_cut_over_to_and_rolled_back_while_events_come(yard: Yard, w
     ]
     yard.give(40, 20)
     caught_up(yard, 2, 60)
+    until(lambda: len(held(yard, 1)) == 60)
     assert (held(yard, 1), held(yard, 2)) == (events(0, 60), events(0, 60))
     proved(yard)
     replays(yard).cut_over("shop")
