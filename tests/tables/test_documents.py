@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from milkrun.model.errors import Refused
 from milkrun.model.schema import json_field
 from milkrun.tables.documents import documents, is_nested
+from milkrun.testing.cuts import normal
 
 INNER = pa.struct([("x", pa.float64()), ("t", pa.string()), ("l", pa.list_(pa.list_(pa.int64())))])
 FIELD = pa.field("f", pa.list_(INNER))
@@ -107,3 +108,79 @@ def test_columns_of_any_size_are_written_in_slices(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("milkrun.tables.documents._SLICE_BYTES", 64)
     values = [[n] for n in range(100)]
     assert texts_of(values, pa.field("f", pa.list_(pa.int64()))) == [f"[{n}]" for n in range(100)]
+
+
+ODD = pa.field(
+    "odd",
+    pa.list_(
+        pa.struct(
+            [
+                pa.field('na"me\\', pa.string()),
+                pa.field("n", pa.int64()),
+                pa.field("in", pa.struct([pa.field("b", pa.list_(pa.bool_()))])),
+            ]
+        )
+    ),
+)
+truths = st.one_of(st.none(), st.lists(st.one_of(st.none(), st.booleans()), max_size=2))
+odd_items = st.one_of(
+    st.none(),
+    st.fixed_dictionaries(
+        {
+            'na"me\\': st.one_of(st.none(), st.text()),
+            "n": numbers,
+            "in": st.one_of(st.none(), st.fixed_dictionaries({"b": truths})),
+        }
+    ),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.none(), st.lists(odd_items, max_size=3)), max_size=4), st.integers(0, 2))
+def test_names_that_need_escapes_and_objects_in_objects(values: list[Any], skipped: int) -> None:
+    array = pa.array(values, ODD.type).slice(min(skipped, len(values)))
+    found = documents(pa.chunked_array([array], ODD.type), ODD).to_pylist()
+    read = [None if text is None else json.loads(text) for text in found]
+    assert read == normal(array.to_pylist())
+
+
+def test_members_that_are_null_are_left_out_and_items_stay() -> None:
+    field = pa.field("f", pa.struct([("a", pa.int64()), ("l", pa.list_(pa.int64()))]))
+    assert texts_of([{"a": None, "l": [None, 1]}, {"a": None, "l": None}, None], field) == [
+        '{"l":[null,1]}',
+        "{}",
+        None,
+    ]
+
+
+def test_digits_and_microseconds_are_kept() -> None:
+    field = pa.field(
+        "f",
+        pa.struct(
+            [
+                ("d", pa.decimal128(38, 9)),
+                ("t", pa.timestamp("us", tz="UTC")),
+                ("at", pa.time64("us")),
+                ("z", pa.float64()),
+            ]
+        ),
+    )
+    row = {
+        "d": Decimal("12345678901234567890123456789.123456789"),
+        "t": datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+        "at": time(23, 59, 59, 1),
+        "z": -0.0,
+    }
+    assert texts_of([row], field) == [
+        '{"d":12345678901234567890123456789.123456789,"t":"1969-12-31T23:59:59.999999Z","at":"23:59:59.000001","z":-0.0}'
+    ]
+
+
+def test_the_smallest_and_the_largest_double() -> None:
+    field = pa.field("f", pa.list_(pa.float64()))
+    assert texts_of([[5e-324, 1.7976931348623157e308]], field) == ["[5e-324,1.7976931348623157e+308]"]
+
+
+def test_bytes_within_an_object_are_refused_by_name() -> None:
+    with pytest.raises(Refused, match="'raw' has the type binary"):
+        texts_of([{"raw": b"x"}], pa.field("f", pa.struct([("raw", pa.binary())])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,47 @@ from milkrun.runtime.dead_letters import DeadLetter
 Stage = Literal["source", "sink"]
 States = Literal["unsettled", "all", "open", "repaired", "redelivering", "redelivered", "dropped"]
 Flag = Annotated[bool, Parameter(negative="")]
-Everything = Annotated[bool, Parameter(name="--all", negative="")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Only:
+    """Options that say which dead letters a command is about."""
+
+    pipeline: Annotated[str | None, Parameter(help="Only this pipeline's.")] = None
+    stage: Annotated[Stage | None, Parameter(help="Only those refused by sources, or by sinks.")] = None
+    code: Annotated[str | None, Parameter(help="Only this cause.")] = None
+    topic: Annotated[str | None, Parameter(help="Only events of this topic.")] = None
+    since: Annotated[When, Parameter(help="Only events not before: -1h, or an ISO time.")] = None
+
+    def filter(self, project: Project, state: str | None = None) -> DeadFilter:
+        """The same for the coordinator."""
+        moment = moment_ms(self.since, project.clock.now())
+        return DeadFilter(self.pipeline, self.stage, self.code, self.topic, moment, state)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Chosen(Only):
+    """Options of commands that change dead letters."""
+
+    everything: Annotated[
+        bool,
+        Parameter(name="--all", negative="", help="All that are open or repaired, instead of a selection."),
+    ] = False
+    where: Annotated[
+        str | None,
+        Parameter(
+            help="Only those for which this SQL condition is true: \"code = 'type' and body->>'$.shop' = 'x'\"."
+        ),
+    ] = None
+
+    def selection(self, project: Project, names: tuple[str, ...]) -> Selection:
+        """The same for the coordinator, beside the groups and ids that are named."""
+        return Selection(names, self.everything, self.where, self.filter(project))
+
+
+EVERY, NONE_CHOSEN = Only(), Chosen()
 
 
 def register(app: App) -> None:
@@ -37,11 +78,7 @@ def register(app: App) -> None:
 
 def list_dead(
     *,
-    pipeline: str | None = None,
-    stage: Stage | None = None,
-    code: str | None = None,
-    topic: str | None = None,
-    since: When = None,
+    only: Only = EVERY,
     state: States = "unsettled",
     each: Flag = False,
     limit: Count = 100,
@@ -51,16 +88,6 @@ def list_dead(
 
     Parameters
     ----------
-    pipeline
-        Only this pipeline's.
-    stage
-        Only those refused by sources, or by sinks.
-    code
-        Only this cause.
-    topic
-        Only events of this topic.
-    since
-        Only events not before: -1h, or an ISO time.
     state
         What has become of them: unsettled are those open, repaired, or on their way.
     each
@@ -69,8 +96,7 @@ def list_dead(
         With --each, at most so many.
     """
     with common.opened() as (project, out):
-        moment = moment_ms(since, project.clock.now())
-        wanted = DeadFilter(pipeline, stage, code, topic, moment, None if state == "all" else state)
+        wanted = only.filter(project, None if state == "all" else state)
         if each:
             _list_letters(out, project.dead_letters(wanted, limit=limit))
             return
@@ -200,33 +226,15 @@ def _fields(letter: DeadLetter, group: str) -> dict[str, Any]:
     return fields
 
 
-def _selection(
-    project: Project,
-    names: tuple[str, ...],
-    everything: bool,
-    where: str | None,
-    filter: tuple[str | None, Stage | None, str | None, str | None, str | None],
-) -> Selection:
-    pipeline, stage, code, topic, since = filter
-    moment = moment_ms(since, project.clock.now())
-    return Selection(names, everything, where, DeadFilter(pipeline, stage, code, topic, moment))
-
-
 def repair_dead(
     *selection: str,
-    everything: Everything = False,
-    where: str | None = None,
     fix: Path | None = None,
     sql: str | None = None,
     patch: Path | None = None,
     python: Path | None = None,
     apply: Flag = False,
     why: str = "",
-    pipeline: str | None = None,
-    stage: Stage | None = None,
-    code: str | None = None,
-    topic: str | None = None,
-    since: When = None,
+    chosen: Chosen = NONE_CHOSEN,
     show: Annotated[int, Parameter(name="--show")] = 3,
     common: Common = DEFAULT,
 ) -> int:
@@ -237,10 +245,6 @@ def repair_dead(
     ----------
     selection
         Groups or ids as `dead list` shows them: 3f9a2c1b, shop/0:12, or a range: shop/0:12-40.
-    everything
-        All that are open, instead of a selection.
-    where
-        Only those for which this SQL condition is true: "code = 'type' and body->>'$.shop' = 'x'".
     fix
         A file that says how to correct them: .sql, .json (a patch) or .py.
     sql
@@ -253,23 +257,13 @@ def repair_dead(
         Keep the corrected bodies.
     why
         The reason, kept with the letters.
-    pipeline
-        Only this pipeline's.
-    stage
-        Only those refused by sources, or by sinks.
-    code
-        Only this cause.
-    topic
-        Only events of this topic.
-    since
-        Only events not before: -1h, or an ISO time.
     show
         How many are shown before and after.
     """
-    chosen = read_fix(fix, sql=sql, patch=patch, python=python)
+    correction = read_fix(fix, sql=sql, patch=patch, python=python)
     with common.opened() as (project, out):
-        wanted = _selection(project, selection, everything, where, (pipeline, stage, code, topic, since))
-        report = project.repair_dead(wanted, chosen, apply=apply, why=why, show=show)
+        wanted = chosen.selection(project, selection)
+        report = project.repair_dead(wanted, correction, apply=apply, why=why, show=show)
         if out.format == "json":
             out.json(describe(report))
         else:
@@ -285,15 +279,9 @@ def repair_dead(
 
 def redeliver_dead(
     *selection: str,
-    everything: Everything = False,
-    where: str | None = None,
     why: str = "",
     dry_run: Flag = False,
-    pipeline: str | None = None,
-    stage: Stage | None = None,
-    code: str | None = None,
-    topic: str | None = None,
-    since: When = None,
+    chosen: Chosen = NONE_CHOSEN,
     common: Common = DEFAULT,
 ) -> int:
     """Send dead letters again, corrected ones with their new bodies. Each arrives once, whatever is killed meanwhile. Ends with 1 where some
@@ -303,27 +291,13 @@ def redeliver_dead(
     ----------
     selection
         Groups or ids as `dead list` shows them: 3f9a2c1b, shop/0:12, or a range: shop/0:12-40.
-    everything
-        All that are open or repaired, instead of a selection.
-    where
-        Only those for which this SQL condition is true: "state = 'repaired'".
     why
         The reason, kept with the letters.
     dry_run
         Only say which would be sent.
-    pipeline
-        Only this pipeline's.
-    stage
-        Only those refused by sources, or by sinks.
-    code
-        Only this cause.
-    topic
-        Only events of this topic.
-    since
-        Only events not before: -1h, or an ISO time.
     """
     with common.opened() as (project, out):
-        wanted = _selection(project, selection, everything, where, (pipeline, stage, code, topic, since))
+        wanted = chosen.selection(project, selection)
         report = project.redeliver_dead(wanted, why=why, dry=dry_run)
         if out.format == "json":
             out.json(describe(report))
@@ -335,13 +309,7 @@ def redeliver_dead(
 def drop_dead(
     *selection: str,
     why: str,
-    everything: Everything = False,
-    where: str | None = None,
-    pipeline: str | None = None,
-    stage: Stage | None = None,
-    code: str | None = None,
-    topic: str | None = None,
-    since: When = None,
+    chosen: Chosen = NONE_CHOSEN,
     common: Common = DEFAULT,
 ) -> int:
     """Give dead letters up: they are delivered nowhere. Their bytes stay, and so does the reason.
@@ -352,23 +320,9 @@ def drop_dead(
         Groups or ids as `dead list` shows them: 3f9a2c1b, shop/0:12, or a range: shop/0:12-40.
     why
         The reason.
-    everything
-        All that are open or repaired, instead of a selection.
-    where
-        Only those for which this SQL condition is true: "code = 'syntax'".
-    pipeline
-        Only this pipeline's.
-    stage
-        Only those refused by sources, or by sinks.
-    code
-        Only this cause.
-    topic
-        Only events of this topic.
-    since
-        Only events not before: -1h, or an ISO time.
     """
     with common.opened() as (project, out):
-        wanted = _selection(project, selection, everything, where, (pipeline, stage, code, topic, since))
+        wanted = chosen.selection(project, selection)
         report = project.drop_dead(wanted, why)
         if out.format == "json":
             out.json(describe(report))

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from milkrun.connectors.snowflake.documents import documents, is_nested, moments
 from milkrun.model.errors import Refused
+from milkrun.tables.documents import documents, is_nested
 
 DIGITS = 38
 """Digits of a NUMBER, at most; up to 37 of them after the point."""
@@ -141,7 +142,16 @@ def _text(array: pa.Array) -> pa.StringArray:
     kind = array.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return _hexadecimal(array.cast(pa.binary()))
-    return moments(array) if pa.types.is_temporal(kind) else array.cast(pa.string())
+    return _moments(array) if pa.types.is_temporal(kind) else array.cast(pa.string())
+
+
+def _moments(array: pa.Array) -> pa.StringArray:
+    """Dates, times and timestamps in ISO 8601, instants with the offset `+00:00`."""
+    text = array.cast(pa.string())
+    if not pa.types.is_timestamp(array.type):
+        return text
+    text = pc.replace_substring(text, " ", "T", max_replacements=1)
+    return text if array.type.tz is None else pc.replace_substring(text, "Z", "+00:00")
 
 
 _HEX = np.array([list(b"%02X" % byte) for byte in range(256)], np.uint8)

@@ -374,6 +374,10 @@ class Cluster:
             lambda: self._offsets_of_groups.ask(group, places, stable=stable, timeout=ATTEMPT_SECONDS)
         )
 
+    def group_metadata(self, group: str) -> Any:
+        """What a producer needs to commit offsets for a group that it isn't in."""
+        return self._offsets_of_groups.metadata(group)
+
     @staticmethod
     def _is_stable(group: str, found: TopicPartition) -> bool:
         """Whether the answer is final; raises what it means where it is an error that won't pass."""

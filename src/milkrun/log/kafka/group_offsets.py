@@ -1,4 +1,4 @@
-"""What the cluster knows of groups' offsets, asked by a consumer that joins nothing: one a group.
+"""Groups that nobody need have joined here: their offsets are asked, and committed, by a consumer that joins nothing, one a group.
 
 The administrative client could ask for any group, but librdkafka 2.16 was seen to abort the process after such a question had timed out
 (rd_kafka_enq_once_del_source_return).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -37,6 +38,10 @@ class GroupOffsets:
             # A coordinator that refuses to be found shows as no answer in time; why, the consumer tells who polls it.
             error = _told(consumer) or error_of(exception)
             raise explained(error, f"asking for the offsets of {group}") from exception
+
+    def metadata(self, group: str) -> Any:
+        """What a producer needs to commit offsets for the group as a client that isn't in it."""
+        return self._consumer(group, True).consumer_group_metadata()
 
     def _consumer(self, group: str, stable: bool) -> Consumer:
         with self._lock:

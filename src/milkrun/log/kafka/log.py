@@ -13,7 +13,7 @@ from milkrun.log.kafka.columns import no_events
 from milkrun.log.kafka.groups import Groups
 from milkrun.log.kafka.naming import INTERNAL_PREFIX, STATE_PARTITIONS, Names, client_settings
 from milkrun.log.kafka.offsets import Offsets
-from milkrun.log.kafka.producers import Observers, Producers
+from milkrun.log.kafka.producers import Producers
 from milkrun.log.kafka.reader import Readers
 from milkrun.log.kafka.transaction import KafkaTransaction
 from milkrun.log.kafka.view import View, state_key
@@ -50,7 +50,6 @@ class KafkaLog(Log):
         self._closed = threading.Event()
         self.view = View(self.cluster, self.names, {**settings, "group.id": self.names.group("view")})
         self.view.await_committed(self._internal_places())
-        self.observers = Observers(settings)
         self.producers = Producers(settings, self.names, self.view, name)
         self.producers.recover()
         self.groups = Groups(self, settings)

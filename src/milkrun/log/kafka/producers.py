@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from milkrun.log.kafka.cluster import MAX_MESSAGE_BYTES
 from milkrun.log.kafka.columns import Event
@@ -335,20 +335,3 @@ class Producers:
                 continue
             stored = self._view.get(TRANSACTIONS, producing.owner)
             return stored == producing.tag.encode(), following
-
-
-class Observers:
-    """Metadata of groups that nobody has joined here: offsets are committed for them as by a plain client."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._metadata: dict[str, Any] = {}
-
-    def metadata(self, group: str) -> Any:
-        with self._lock:
-            if group not in self._metadata:
-                consumer = Consumer({**self._settings, "group.id": group, "log_level": 0})
-                self._metadata[group] = consumer.consumer_group_metadata()
-                consumer.close()
-            return self._metadata[group]

@@ -19,7 +19,7 @@ from milkrun.log.kafka.failures import error_of
 from milkrun.log.kafka.groups import Groups
 from milkrun.log.kafka.naming import Names
 from milkrun.log.kafka.offsets import OFFSETS, Offsets, StoredOffset, offset_key
-from milkrun.log.kafka.producers import Observers, Producers, Producing
+from milkrun.log.kafka.producers import Producers, Producing
 from milkrun.log.kafka.view import TAG, LedgerKey, SeenIds, View, state_key
 from milkrun.log.kafka.visible import OwnCommits
 from milkrun.log.protocol import Lease, Transaction
@@ -40,7 +40,6 @@ class Parts(Protocol):
     names: Names
     view: View
     producers: Producers
-    observers: Observers
     groups: Groups
     own_commits: OwnCommits
     offsets: Offsets
@@ -202,7 +201,7 @@ class KafkaTransaction(Transaction):
     def _commit_offsets(self, producing: Producing, group: object) -> None:
         for name, places in self._offsets.items():
             own = self._lease is not None and name == self._lease.group and group is not None
-            metadata = group if own else self._log.observers.metadata(self._log.names.group(name))
+            metadata = group if own else self._log.cluster.group_metadata(self._log.names.group(name))
             producing.commit_offsets(places, metadata)
         if group is not None and self._lease is not None:
             producing.commit_offsets([self._log.groups.fence(self._lease)], group)
