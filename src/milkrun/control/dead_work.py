@@ -30,7 +30,7 @@ from milkrun.model.spec import PipelineSpec
 from milkrun.plugin.source import Outcome
 from milkrun.runtime import accounting
 from milkrun.runtime.ingest import Ingest
-from milkrun.runtime.letters import Letter, Order, Step, dump_letter, letter_key, order_key
+from milkrun.runtime.letters import Letter, Order, State, Step, dump_letter, letter_key, order_key
 from milkrun.runtime.registry import source_class
 from milkrun.runtime.stores import LETTERS, ORDERS, cut_key
 
@@ -244,8 +244,8 @@ class Workbench:
                     self._tell(transaction, each, "drop", letter, None)
             self._count(transaction, Stage.DROPPED, letters)
 
-    def _after(self, found: Found, state: str, why: str, value: bytes | None = None) -> Letter:
-        step = Step(state, self.by, self.clock.now(), why)  # type: ignore[arg-type]
+    def _after(self, found: Found, state: State, why: str, value: bytes | None = None) -> Letter:
+        step = Step(state, self.by, self.clock.now(), why)
         return found.record.after(step, value)
 
     def _put(self, transaction: Transaction, found: Found, letter: Letter) -> None:
