@@ -16,6 +16,7 @@ from typing import Self
 import pyarrow as pa
 
 from milkrun.model.batch import Batch
+from milkrun.model.erasing import Offsets
 from milkrun.model.errors import NotFound, OffsetOutOfRange
 from milkrun.model.ledger import LedgerEntry
 from milkrun.model.spec import TopicSpec
@@ -269,6 +270,13 @@ class Log(ABC):
         """Drop the events before an offset, for good; the partition's start then, at most `before`: an event stored together with later
         ones may stay. Never goes back, and drops nothing the second time. OffsetOutOfRange past the end; NotFound; Refused where
         topics are the operator's."""
+
+    @abstractmethod
+    def erase(self, topic: str, partition: int, offsets: Offsets, erasure: str) -> Offsets:
+        """Put marks (`milkrun.model.erasing`) in the place of the events at these offsets, and overwrite on disk what they held; the
+        offsets, ascending, whose events this log can't change: they are read as they were. Offsets that aren't kept are passed over, and
+        so is what is erased already. NotFound.
+        """
 
     @abstractmethod
     def housekeep(self) -> None:

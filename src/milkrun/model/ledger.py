@@ -35,6 +35,8 @@ class Stage(StrEnum):
     """Held back by a sink, for an earlier event of its key is a dead letter; `party` is the sink."""
     RELEASED = "released"
     """Held no more: delivered, or a dead letter now, and counted as that besides; `party` is the sink."""
+    ERASED = "erased"
+    """Erased afterwards, whatever had become of it: counted besides. `party` is the erasure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from milkrun.model.batch import TopicPartition
 from milkrun.model.clock import Clock
+from milkrun.model.erasing import Offsets
 from milkrun.model.spec import CutSpec
 from milkrun.plugin.capabilities import Delivery
 
@@ -30,6 +31,8 @@ class SinkCapabilities:
     `repairs`: whether it takes cuts of events that come late (`Events.repairs`): dead letters that were corrected, and events that were
     held for them.
     `generations`: whether it holds several generations beside each other, and has `switch` and `drop`.
+    `erases`: whether it has `erase`; `remains` says, for the certificate, what of erased events a target of this kind keeps for a while or
+    elsewhere, where no sink reaches it (backups, time travel, old versions of objects); empty where there is no such thing.
     """
 
     delivery: Delivery
@@ -38,6 +41,8 @@ class SinkCapabilities:
     note: str = ""
     repairs: bool = False
     generations: bool = False
+    erases: bool = False
+    remains: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +194,14 @@ class Sink(ABC):
         """Remove all that the target holds of a generation which readers don't find, for good; cuts of it are Fenced from now on where the
         target stores positions. May be called again. Refused where it is the one that readers find."""
         raise NotImplementedError(f"{type(self).__name__} has one generation only")
+
+    # -- erasure: for sinks that can (`capabilities.erases`)
+
+    def erase(self, partition: TopicPartition, incarnation: str, offsets: Offsets) -> int:
+        """Remove, for good, what the target holds of the events at these offsets (ascending) of the topic's incarnation, in all generations; the
+        rows that went. Called between cuts on an open sink; positions stay. May be called again, and then finds nothing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} can't remove events")
 
     # -- for previews; called whether the sink is open or not, and nothing of the target may change
 

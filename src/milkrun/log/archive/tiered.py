@@ -16,6 +16,7 @@ from milkrun.log.archive.reading import Archived
 from milkrun.log.archive.site import Site
 from milkrun.log.protocol import Lease, Log, PartitionInfo, TopicInfo, Transaction, Waiting
 from milkrun.model.batch import Batch
+from milkrun.model.erasing import Offsets
 from milkrun.model.errors import NotFound, OffsetOutOfRange
 from milkrun.model.spec import ArchiveRule, ArchiveSpec, TopicSpec
 
@@ -247,6 +248,9 @@ class TieredLog(Log):
 
     def trim(self, topic: str, partition: int, before: int) -> int:
         return self.hot.trim(topic, partition, before)
+
+    def erase(self, topic: str, partition: int, offsets: Offsets, erasure: str) -> Offsets:
+        return self.hot.erase(topic, partition, offsets, erasure)
 
     def adopt(self, own: Callable[[str], bool]) -> None:
         """Take over the retention of the project's own topics that were made before they were archived."""

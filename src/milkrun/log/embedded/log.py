@@ -18,6 +18,7 @@ from milkrun.log.embedded.transaction import EmbeddedTransaction
 from milkrun.log.protocol import Lease, Log, PartitionInfo, TopicInfo, Transaction, Waiting
 from milkrun.model.batch import BATCH_SCHEMA, Batch
 from milkrun.model.clock import Clock
+from milkrun.model.erasing import Offsets
 from milkrun.model.errors import Fatal, NotFound, OffsetOutOfRange, Refused
 from milkrun.model.ledger import LEDGER_SCHEMA
 from milkrun.model.spec import TopicSpec, check_topic_name
@@ -296,6 +297,16 @@ class EmbeddedLog(Log):
             raise OffsetOutOfRange(message, start=start, end=end)
         upkeep.trim(self._database, self._write, (topic, topic_id, partition), before)
         return self.bounds(topic, partition)[0]
+
+    def erase(self, topic: str, partition: int, offsets: Offsets, erasure: str) -> Offsets:
+        topic_id = self._topic_id(topic)
+        self._bounds(topic, topic_id, partition)
+        while True:
+            try:
+                upkeep.erase(self._database, self._write, (topic, topic_id, partition), offsets, erasure)
+            except upkeep.Overtaken:
+                continue
+            return offsets[:0]
 
     def housekeep(self) -> None:
         upkeep.housekeep(self, self._database, self._write, self._clock.now())

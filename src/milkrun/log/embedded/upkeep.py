@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 
 from milkrun.log.embedded import blocks
 from milkrun.log.embedded.database import Database, explained
+from milkrun.model import erasing
 from milkrun.model.batch import RECORD_SCHEMA
+from milkrun.model.erasing import Offsets
 from milkrun.model.errors import Fatal
 from milkrun.model.spec import TopicSpec
 
@@ -148,6 +150,19 @@ def _drop(database: Database, place: Place, start: int) -> None:
     database.writer.execute(
         "UPDATE partition SET start=?3 WHERE topic=?1 AND partition=?2 AND start<?3", bindings
     )
+
+
+def erase(
+    database: Database, write: Callable[[], Writing], place: Place, offsets: Offsets, erasure: str
+) -> None:
+    """Put marks in the place of these events, a block at a time; Overtaken where another process changes a block meanwhile."""
+    for block in _blocks(database, place):
+        if not len(offsets) or block.last < offsets[0] or block.base > offsets[-1]:
+            continue
+        events = _load(database, place, block)
+        changed = erasing.erase(events, offsets, erasure)
+        if changed is not events:
+            _replace(database, write, place, [block], changed)
 
 
 def compact(database: Database, write: Callable[[], Writing], place: Place, now: int) -> None:

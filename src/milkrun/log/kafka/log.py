@@ -19,6 +19,7 @@ from milkrun.log.kafka.transaction import KafkaTransaction
 from milkrun.log.kafka.view import View, state_key
 from milkrun.log.kafka.visible import OwnCommits
 from milkrun.log.protocol import Lease, Log, PartitionInfo, TopicInfo, Transaction, Waiting
+from milkrun.model import erasing
 from milkrun.model.batch import Batch
 from milkrun.model.clock import Clock
 from milkrun.model.errors import ConfigError, OffsetOutOfRange, Refused
@@ -213,6 +214,11 @@ class KafkaLog(Log):
         if before > start:
             self.cluster.delete_before({(topic, partition): before})
         return self.bounds(topic, partition)[0]
+
+    def erase(self, topic: str, partition: int, offsets: erasing.Offsets, erasure: str) -> erasing.Offsets:
+        del erasure
+        start, end = self.bounds(topic, partition)
+        return offsets[(offsets >= start) & (offsets < end)]
 
     def housekeep(self) -> None:
         """Drop events beyond the retention in time of topics that this project has declared, which the brokers do only in whole
