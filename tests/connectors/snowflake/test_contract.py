@@ -12,15 +12,16 @@ import pytest
 from milkrun.connectors.snowflake.names import LONGEST, stored
 from milkrun.plugin.sink import Sink
 from milkrun.tables.names import column_names
+from milkrun.testing.erasure_contract import UpsertErasureContract
+from milkrun.testing.generations_contract import GenerationsContract
 from milkrun.testing.repair_contract import RepairContract
-from milkrun.testing.sink_contract import Event, StoredPositionContract, UpsertContract
+from milkrun.testing.sink_contract import Event, StoredPositionContract
 from tests.connectors.snowflake.account import make, read
 from tests.servers.fakesnow import SnowflakeServer, snowflake_server
 
 __all__ = ["snowflake_server"]
 
 pytestmark = [
-    pytest.mark.soak,
     pytest.mark.integration,
     pytest.mark.slow,
     pytest.mark.xdist_group("fakesnow"),
@@ -31,7 +32,7 @@ NESTED = {"extra", "customer", "lines", "matrix", "s", "l", "in", "more"}
 """Fields of the suite whose columns are VARIANTs."""
 
 
-class TestSnowflakeSink(RepairContract, StoredPositionContract, UpsertContract):
+class TestSnowflakeSink(RepairContract, StoredPositionContract, UpsertErasureContract, GenerationsContract):
     server: SnowflakeServer
 
     @pytest.fixture(autouse=True)

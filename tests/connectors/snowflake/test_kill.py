@@ -18,7 +18,7 @@ from tests.servers.fakesnow import SnowflakeServer, snowflake_server
 
 __all__ = ["snowflake_server"]
 
-pytestmark = [pytest.mark.soak, pytest.mark.integration, pytest.mark.xdist_group("fakesnow")]
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("fakesnow")]
 
 PLACES = {
     "snowflake.grown": False,
@@ -28,6 +28,8 @@ PLACES = {
     "snowflake.after_commit": True,
 }
 """Places of `milkrun.model.faults`, and whether the cut is durable there."""
+SHORT = {("snowflake.before_commit", "upsert"), ("snowflake.after_commit", "append")}
+"""What runs by default, on both sides of the commit."""
 
 
 def run_until_killed(server: SnowflakeServer, folder: Path, place: str, mode: str) -> None:
@@ -41,8 +43,14 @@ def run_until_killed(server: SnowflakeServer, folder: Path, place: str, mode: st
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
-@pytest.mark.parametrize("mode", ["append", "upsert"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "mode"),
+    [
+        pytest.param(place, mode, marks=() if (place, mode) in SHORT else pytest.mark.soak)
+        for place in PLACES
+        for mode in ("append", "upsert")
+    ],
+)
 def test_a_killed_write_is_whole_or_nothing(
     snowflake_server: SnowflakeServer, tmp_path: Path, place: str, mode: str
 ) -> None:
@@ -70,6 +78,7 @@ def test_a_killed_write_is_whole_or_nothing(
     assert found == [(second, second, 2000)]
 
 
+@pytest.mark.soak
 def test_what_a_crash_left_in_the_stage_goes_with_the_next_cut(
     snowflake_server: SnowflakeServer, tmp_path: Path
 ) -> None:
@@ -80,6 +89,7 @@ def test_what_a_crash_left_in_the_stage_goes_with_the_next_cut(
     assert staged(snowflake_server, tmp_path) == []
 
 
+@pytest.mark.soak
 def test_a_transaction_left_open_keeps_the_next_owner_out_until_snowflake_ends_it(
     snowflake_server: SnowflakeServer, tmp_path: Path
 ) -> None:

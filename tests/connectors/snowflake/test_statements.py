@@ -78,6 +78,8 @@ def test_opening_uses_role_warehouse_and_schema_and_makes_what_milkrun_needs(
         f'CREATE TABLE IF NOT EXISTS "RAW"."shop"."_MILKRUN_POSITIONS" ({columns}',
         f'CREATE TABLE IF NOT EXISTS "RAW"."shop"."_MILKRUN_REPAIRS" ({columns}',
         'CREATE TABLE IF NOT EXISTS "RAW"."shop"."_MILKRUN_LOCK" AS SELECT 0 AS "TAKEN"',
+        'CREATE TABLE IF NOT EXISTS "RAW"."shop"."_MILKRUN_GENERATIONS" ("PIPELINE" VARCHAR NOT NULL, "SINK" VARCHAR NOT NULL, '
+        '"GENERATION" NUMBER(19,0) NOT NULL, "SWITCHES" NUMBER(19,0) NOT NULL, "LEAVING" NUMBER(19,0))',
         "CREATE STAGE IF NOT EXISTS _MILKRUN_STAGE",
     ]
     assert '"NEXT_OFFSET" NUMBER(19,0) NOT NULL' in columns
@@ -105,27 +107,31 @@ def test_an_appended_cut_is_staged_loaded_and_counted_in_one_transaction(
     connection.statements.clear()
     sink.write(sink.plan(cut(orders(2, 5), ORDER, end=9)))
     file = "1-first-2-9-rows.parquet"
-    assert connection.texts[0].startswith('SELECT "PIPELINE"')
-    assert connection.texts[1:3] == [
+    names = 'SELECT "GENERATION", "SWITCHES", "LEAVING" FROM "RAW"."SHOP"."_MILKRUN_GENERATIONS" WHERE "PIPELINE" = ? AND "SINK" = ?'
+    assert connection.texts[0] == names
+    assert connection.texts[1].startswith('SELECT "PIPELINE"')
+    assert connection.texts[2:4] == [
         'SHOW TERSE OBJECTS LIKE \'SHOP_ORDER\' IN SCHEMA "RAW"."SHOP"',
         f"DESCRIBE TABLE {TABLE}",
     ]
-    assert connection.statements[3][1] == ("SHOP_ORDER",)
-    assert connection.texts[4:7] == [
+    assert connection.statements[4][1] == ("SHOP_ORDER",)
+    assert connection.texts[5:8] == [
         f"PUT file://{file} {FOLDER} {PUT_OPTIONS}",
         "BEGIN TRANSACTION",
         f"COPY INTO {TABLE} ({quoted(COLUMNS)}) FROM (SELECT {SOURCES} FROM {FOLDER}/{file}) {OPTIONS}",
     ]
-    moved, parameters = connection.statements[7]
+    moved, parameters = connection.statements[8]
     where = '"PIPELINE" = ? AND "SINK" = ? AND "TOPIC" = ? AND "PARTITION" = ?'
     assert moved == (
         f'UPDATE {POSITIONS} SET "NEXT_OFFSET" = ?, "TABLE_NAME" = ?, "WRITTEN_AT" = TO_TIMESTAMP_TZ(?, 3) WHERE {where} '
-        f'AND "INCARNATION" = ? AND "GENERATION" = ? AND "NEXT_OFFSET" = ? AND "SINCE" = (SELECT MAX("SINCE") FROM {POSITIONS} WHERE {where})'
+        f'AND "INCARNATION" = ? AND "GENERATION" = ? AND "NEXT_OFFSET" = ? AND "SINCE" = (SELECT MAX("SINCE") FROM {POSITIONS} '
+        f'WHERE {where} AND "GENERATION" = ?)'
     )
     owner = ("shop", "target", "shop.order", 0)
     now = sink.context.clock.now()
-    assert parameters == (9, "SHOP_ORDER", now, *owner, "first", 1, 2, *owner)
-    assert connection.texts[8:] == ["COMMIT", f"REMOVE {FOLDER}/"]
+    assert parameters == (9, "SHOP_ORDER", now, *owner, "first", 1, 2, *owner, 1)
+    # A switch since the beginning undoes the cut.
+    assert connection.texts[9:] == [names, "COMMIT", f"REMOVE {FOLDER}/"]
 
 
 def test_the_first_cut_adds_its_position_while_it_holds_the_lock(
@@ -143,11 +149,13 @@ def test_the_first_cut_adds_its_position_while_it_holds_the_lock(
         "SELECT",
         "SELECT",
         "SELECT",
+        "SELECT",
         "INSERT",
+        "SELECT",
         "COMMIT",
         "REMOVE",
     ]
-    inserted = connection.statements[begin + 6]
+    inserted = connection.statements[begin + 7]
     assert inserted[0] == f"INSERT INTO {POSITIONS} SELECT {'?, ' * 9}TO_TIMESTAMP_TZ(?, 3)"
     assert inserted[1][:9] == ("shop", "target", "shop.order", 0, "first", 1, 2, "SHOP_ORDER", 8)
 
@@ -178,7 +186,7 @@ def test_an_upsert_deletes_the_topics_rows_of_its_keys_before_it_loads(
         deletion.format("_KEY_BYTES"),
     ]
     assert f"FROM {rows})" in texts[5]
-    assert [text.split()[0] for text in texts[6:]] == ["UPDATE", "COMMIT", "REMOVE"]
+    assert [text.split()[0] for text in texts[6:]] == ["UPDATE", "SELECT", "COMMIT", "REMOVE"]
     staged = pq.read_table(io.BytesIO(connection.uploads[1]))
     assert staged.to_pydict() == {"C1": ["a", None], "C2": [None, "FF"]}
 
@@ -333,5 +341,5 @@ def test_what_would_be_altered_is_told_without_altering(
         f"CREATE TABLE IF NOT EXISTS {TABLE} ",
         f'ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS "MORE" BOOLEAN',
     ]
-    assert {text.split()[0] for text in connection.texts} == {"SHOW"}
+    assert {text.split()[0] for text in connection.texts} == {"SHOW", "SELECT"}
     assert sink.ddl([]) == []

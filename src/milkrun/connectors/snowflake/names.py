@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 
 from milkrun.model.errors import ConfigError
-from milkrun.tables.names import POSITIONS, REPAIRS, quoted
+from milkrun.tables import names
+from milkrun.tables.names import GENERATIONS, POSITIONS, REPAIRS, quoted
 
 LONGEST = 255
 """Bytes that a name may have."""
+LONGEST_TABLE = LONGEST - len("__g999999")
+"""Bytes of a table's plain name, which leave room for a generation's."""
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 _QUOTED = re.compile(r'"((?:[^"\0]|"")+)"')
@@ -54,6 +57,17 @@ REPLACED = "_MILKRUN_REPLACED"
 LOCK = "_MILKRUN_LOCK"
 POSITIONS_TABLE = stored(POSITIONS)
 REPAIRS_TABLE = stored(REPAIRS)
+GENERATIONS_TABLE = stored(GENERATIONS)
+
+
+def beside(table: str, generation: int) -> str:
+    """The stored name of a table in a generation that readers don't find under its plain name."""
+    return stored(names.beside(table, generation))
+
+
+def interim(table: str, number: int) -> str:
+    """The stored name that a table has while the switch `number` is carried out."""
+    return stored(f"{table}__s{number}")
 
 
 def qualified(*names: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from milkrun.connectors.snowflake.names import LONGEST, stored
+from milkrun.connectors.snowflake.names import LONGEST, LONGEST_TABLE, stored
 from milkrun.connectors.snowflake.types import VARCHAR, ColumnType, as_shown, from_arrow
 from milkrun.plugin.sink import Events
 from milkrun.tables.names import table_name
@@ -38,4 +38,4 @@ def plan_rows(events: Events, *, schema: str, template: str, upsert: bool) -> Sn
 
 def stored_table(template: str, topic: str) -> str:
     """The stored name of a topic's table. Refused where that is a table of Milkrun's own."""
-    return stored(table_name(template, topic, longest=LONGEST))
+    return stored(table_name(template, topic, longest=LONGEST_TABLE))

@@ -1,9 +1,9 @@
 """The table `_MILKRUN_POSITIONS`: how far each sink has come, changed in the transaction that loads the rows. `_MILKRUN_REPAIRS` is
 the same of events that come late.
 
-A row is one incarnation and generation of a topic partition for one sink. The newest (`SINCE`) alone may move on, and only from
-where it stands: an owner that has been replaced writes nothing more. Snowflake enforces no keys, so whoever adds a row holds the
-one row of `_MILKRUN_LOCK` meanwhile, which two transactions can't.
+A row is one incarnation and generation of a topic partition for one sink. The newest (`SINCE`) of a generation alone may move on, and
+only from where it stands: an owner that has been replaced writes nothing more. Snowflake enforces no keys, so whoever adds a row holds
+the one row of `_MILKRUN_LOCK` meanwhile, which two transactions can't.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ _COLUMNS = (
 _PARTITION = '"PIPELINE" = ? AND "SINK" = ? AND "TOPIC" = ? AND "PARTITION" = ?'
 _DOING = "reading the positions"
 
+DROPPED = -1
+"""The position of a generation that was dropped: no cut begins there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -45,18 +48,25 @@ class Claim:
 
 
 class Positions:
-    """The positions of one sink, within a session."""
+    """The positions of one generation of a sink, within a session."""
 
     def __init__(
-        self, session: Session, database: str, schema: str, owner: tuple[str, str], template: str
+        self,
+        session: Session,
+        database: str,
+        schema: str,
+        owner: tuple[str, str],
+        template: str,
+        generation: int,
     ) -> None:
         self._session = session
+        self._database = database
         self._schema = schema
         self._owner = owner
+        self._generation = generation
         self._shared = TOPIC_PLACEHOLDER not in template
         self._sql = qualified(database, schema, POSITIONS_TABLE)
         self._repairs = qualified(database, schema, REPAIRS_TABLE)
-        self._lock = qualified(database, schema, LOCK)
 
     def create(self) -> None:
         """Create the tables unless they are there."""
@@ -66,13 +76,17 @@ class Positions:
             )
         # Made with its one row in a single statement: two workers that start at once make one row.
         self._session.run(
-            f'CREATE TABLE IF NOT EXISTS {self._lock} AS SELECT 0 AS "TAKEN"', doing="creating the lock"
+            f'CREATE TABLE IF NOT EXISTS {qualified(self._database, self._schema, LOCK)} AS SELECT 0 AS "TAKEN"',
+            doing="creating the lock",
         )
 
     def newest(self, partition: TopicPartition, *, repairs: bool = False) -> Claim | None:
-        """Where the sink stands in a partition; with `repairs`, in what comes late of it."""
+        """Where the generation stands in a partition; with `repairs`, in what comes late of it."""
         found = self._claims(
-            repairs, _PARTITION, [*self._owner, partition.topic, partition.partition], doing=_DOING
+            repairs,
+            f'{_PARTITION} AND "GENERATION" = ?',
+            [*self._owner, partition.topic, partition.partition, self._generation],
+            doing=_DOING,
         )
         return max(found, key=lambda claim: claim.since, default=None)
 
@@ -129,13 +143,9 @@ class Positions:
             )
 
     def follows(self, plan: SnowflakePlan, newest: Claim | None) -> bool:
-        """Whether the cut goes on from the newest position; False where it begins an incarnation or generation. Fenced where it does
-        neither."""
+        """Whether the cut goes on from the newest position; False where it begins an incarnation. Fenced where it does neither."""
         events = plan.events
-        if newest is None or (newest.position.incarnation, newest.position.generation) != (
-            events.incarnation,
-            events.generation,
-        ):
+        if newest is None or newest.position.incarnation != events.incarnation:
             return False
         if newest.position.offset != events.start:
             raise Fenced(
@@ -153,8 +163,11 @@ class Positions:
         outcome = self._session.run(
             f'UPDATE {table} SET "NEXT_OFFSET" = ?, "TABLE_NAME" = ?, "WRITTEN_AT" = TO_TIMESTAMP_TZ(?, 3) '
             f'WHERE {_PARTITION} AND "INCARNATION" = ? AND "GENERATION" = ? AND "NEXT_OFFSET" = ? '
-            f'AND "SINCE" = (SELECT MAX("SINCE") FROM {table} WHERE {_PARTITION})',
-            [events.end, plan.table, now, *self._key(plan), events.start, *self._key(plan)[:4]],
+            f'AND "SINCE" = (SELECT MAX("SINCE") FROM {table} WHERE {_PARTITION} AND "GENERATION" = ?)',
+            [
+                *(events.end, plan.table, now, *self._key(plan), events.start),
+                *(*self._key(plan)[:4], events.generation),
+            ],
             doing="moving the position",
         )
         if int(outcome[0][0]) != 1:
@@ -163,10 +176,11 @@ class Positions:
             )
 
     def begin(self, plan: SnowflakePlan, now: int) -> None:
-        """The first cut of an incarnation and generation. Fenced where another worker has begun it, or a newer one is there."""
+        """The generation's first cut of an incarnation. Fenced where another worker has begun it, or a newer one is there, or the generation
+        was dropped."""
         events = plan.events
         doing = "adding the position"
-        self._session.run(f'UPDATE {self._lock} SET "TAKEN" = "TAKEN" + 1', doing=doing)
+        take_lock(self._session, self._database, self._schema, doing)
         # The lock's last holder may have taken the table since it was looked at.
         self.check_owner(plan)
         begun = self._claims(
@@ -177,9 +191,12 @@ class Positions:
         )
         if begun:
             raise Fenced(
-                f"{events.partition}: the target has events of {events.incarnation}, {events.generation} already, and perhaps of a newer "
-                "incarnation or generation: another worker has begun, the topic was created anew, or the pipeline was deployed anew"
+                f"{events.partition}: the target has events of {events.incarnation} already, and perhaps of a newer incarnation: another "
+                "worker has begun, or the topic was created anew"
             )
+        dropped = f'"PIPELINE" = ? AND "SINK" = ? AND "GENERATION" = ? AND "NEXT_OFFSET" = {DROPPED}'
+        if self._claims(False, dropped, [*self._owner, events.generation], doing=_DOING):
+            raise Fenced(f"{events.partition}: generation {events.generation} was dropped")
         table = self._table(events.repairs)
         ((since,),) = self._session.run(f'SELECT COALESCE(MAX("SINCE"), 0) FROM {table}', doing=doing)
         self._session.run(
@@ -192,6 +209,11 @@ class Positions:
         events = plan.events
         where = events.partition
         return [*self._owner, where.topic, where.partition, events.incarnation, events.generation]
+
+
+def take_lock(session: Session, database: str, schema: str, doing: str) -> None:
+    """Keep others from adding positions, and from switching, until the transaction ends."""
+    session.run(f'UPDATE {qualified(database, schema, LOCK)} SET "TAKEN" = "TAKEN" + 1', doing=doing)
 
 
 def _claim(row: Row) -> Claim:

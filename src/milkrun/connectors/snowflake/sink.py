@@ -2,7 +2,7 @@
 
 Everything else of the package serves `SnowflakeSink.write`, whose steps are in order: look whether the cut follows, bring the
 table's columns up to the rows, bring the cut's files to the stage; then in one transaction load them and move the position,
-comparing it; at last empty the partition's folder of the stage.
+comparing it, and look whether tables have been renamed; at last empty the partition's folder of the stage.
 """
 
 from __future__ import annotations
@@ -14,17 +14,26 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from milkrun.connectors.snowflake import files, tables
+from milkrun.connectors.snowflake import erasing, files, tables
 from milkrun.connectors.snowflake.config import SnowflakeConfig
 from milkrun.connectors.snowflake.files import StagedFile
+from milkrun.connectors.snowflake.generations import State, TableGenerations, named
 from milkrun.connectors.snowflake.looking import Target, selection, table_of
-from milkrun.connectors.snowflake.names import OWN_STAGE, given, given_stage, qualified, stored
+from milkrun.connectors.snowflake.names import (
+    GENERATIONS_TABLE,
+    OWN_STAGE,
+    given,
+    given_stage,
+    qualified,
+    stored,
+)
 from milkrun.connectors.snowflake.planning import SnowflakePlan, plan_rows, stored_table
 from milkrun.connectors.snowflake.positions import Claim, Positions
 from milkrun.connectors.snowflake.session import Parameter, Row, Session, login, use_schema
 from milkrun.connectors.snowflake.tables import Table
 from milkrun.model.batch import TopicPartition
-from milkrun.model.errors import Refused, Reopen
+from milkrun.model.erasing import Offsets
+from milkrun.model.errors import Fenced, Refused, Reopen
 from milkrun.model.faults import reach
 from milkrun.model.spec import CutSpec
 from milkrun.plugin import Delivery, Events, Plan, Sink, SinkCapabilities, SinkContext, TargetPosition
@@ -45,8 +54,12 @@ class SnowflakeSink(Sink):
         delivery=Delivery.EXACTLY_ONCE,
         position="stored",
         placement="partitions",
-        note="rows and position are one transaction; each cut resumes the warehouse if it is suspended",
+        note="rows and position are one transaction; each cut resumes the warehouse if it is suspended; a switch of generations is one step a "
+        "table",
         repairs=True,
+        generations=True,
+        erases=True,
+        remains=erasing.REMAINS,
     )
     default_cut: ClassVar[CutSpec] = CutSpec(rows=1_000_000, bytes=128 << 20, seconds=60.0)
 
@@ -69,6 +82,7 @@ class SnowflakeSink(Sink):
         self._session = session
         use_schema(session, self.config)
         self._positions(session).create()
+        self._generations(session).create()
         if self.config.stage is None:
             session.run(f"CREATE STAGE IF NOT EXISTS {self._stage}", doing="creating the stage")
 
@@ -89,7 +103,7 @@ class SnowflakeSink(Sink):
         if claim is None:
             return None
         # A table that was dropped takes its position along: the runtime then says that the target was lost.
-        names = {claim.table, stored_table(self.config.table, partition.topic)}
+        names = {claim.table, self._table_of(session, partition.topic)}
         held = any(self._load(session, name) is not None for name in sorted(names))
         return claim.position if held else None
 
@@ -100,10 +114,12 @@ class SnowflakeSink(Sink):
         if not isinstance(plan, SnowflakePlan):
             raise TypeError(f"a plan of another sink: {type(plan).__name__}")
         session = self._opened
+        state = self._generations(session).settled()
+        plan = replace(plan, table=named(state, plan.table, plan.events.generation))
         positions = self._positions(session)
         newest = positions.newest(plan.events.partition, repairs=plan.events.repairs)
         follows = positions.follows(plan, newest)
-        table = self._ready(session, positions, newest, plan)
+        table = self._ready(session, positions, newest, state, plan)
         reach("snowflake.grown")
         rows, keys = self._staged(session, plan)
         reach("snowflake.staged")
@@ -113,16 +129,30 @@ class SnowflakeSink(Sink):
             # Last, for it locks out other workers until the end of the transaction.
             move = positions.move if follows else positions.begin
             move(plan, self.context.clock.now())
+            # From here on a switch waits for the position.
+            self._check_names(session, state)
             reach("snowflake.before_commit")
         reach("snowflake.after_commit")
         # The position has just been ours: whatever else lies in the partition's folder is what a crash has left.
         if rows is not None or keys is not None:
             session.remove(self._stage, files.folder(self.context, plan.events.partition))
 
+    def switch(self, generation: int, number: int) -> None:
+        self._generations(self._opened).switch(generation, number)
+
+    def drop(self, generation: int) -> None:
+        self._generations(self._opened).drop(generation)
+
+    def erase(self, partition: TopicPartition, incarnation: str, offsets: Offsets) -> int:
+        session = self._opened
+        place = (self._database, self._schema, self._stage, self.config.table)
+        eraser = erasing.Eraser(session, *place, self.context, self._generations(session))
+        return eraser.erase(partition, incarnation, offsets)
+
     def audit(self, topic: str) -> pa.Table:
         session = self._opened
-        name = stored_table(self.config.table, topic)
-        found = self._select(session, self._load(session, name), topic, f"{_PARTITION}, {_OFFSET}")
+        name = self._table_of(session, topic)
+        found = self._select(session, name, self._load(session, name), topic, f"{_PARTITION}, {_OFFSET}")
         return pa.table(
             {
                 "partition": pa.array([int(row[0]) for row in found], pa.int32()),
@@ -132,28 +162,35 @@ class SnowflakeSink(Sink):
 
     def locate(self, partition: TopicPartition, offset: int) -> str | None:
         session = self._opened
-        name = stored_table(self.config.table, partition.topic)
+        name = self._table_of(session, partition.topic)
         condition = f" AND {_PARTITION} = ? AND {_OFFSET} = ? LIMIT 1"
         table = self._load(session, name)
-        found = self._select(session, table, partition.topic, "1", condition, (partition.partition, offset))
+        place = (partition.partition, offset)
+        found = self._select(session, name, table, partition.topic, "1", condition, place)
         return f"table {self._database}.{self._schema}.{name} of {self.config.account}" if found else None
 
     def ddl(self, plans: Sequence[Plan]) -> Sequence[str]:
         with self._looking() as session:
             target = Target(session, self._database, self._schema)
-            return target.ddl([plan for plan in plans if isinstance(plan, SnowflakePlan)])
+            state = self._generations(session, target).settled()
+            ours = [plan for plan in plans if isinstance(plan, SnowflakePlan)]
+            return target.ddl(
+                [replace(plan, table=named(state, plan.table, plan.events.generation)) for plan in ours]
+            )
 
     def held(self, partition: TopicPartition, start: int, end: int) -> pa.Table:
         with self._looking() as session:
             target = Target(session, self._database, self._schema)
-            table = target.readable(stored_table(self.config.table, partition.topic))
+            name = self._table_of(session, partition.topic, target)
+            table = target.readable(name)
             if table is None:
                 return pa.table({})
-            columns = {name: kind for name, kind in table.columns.items() if name != _INCARNATION}
             condition = f" AND {_PARTITION} = ? AND {_OFFSET} >= ? AND {_OFFSET} < ?"
             bounds = (partition.partition, start, end)
-            found = self._select(session, table, partition.topic, selection(columns), condition, bounds)
-            return table_of(columns, found)
+            found = self._select(
+                session, name, table, partition.topic, selection(table.columns), condition, bounds
+            )
+            return table_of(table.columns, found)
 
     # -- what the steps need
 
@@ -181,7 +218,26 @@ class SnowflakeSink(Sink):
 
     def _positions(self, session: Session) -> Positions:
         owner = (self.context.pipeline, self.context.name)
-        return Positions(session, self._database, self._schema, owner, self.config.table)
+        template, generation = self.config.table, self.context.generation
+        return Positions(session, self._database, self._schema, owner, template, generation)
+
+    def _generations(self, session: Session, target: Target | None = None) -> TableGenerations:
+        """The generations; `target` is asked whether there may be any, where the sink isn't open."""
+        owner = (self.context.pipeline, self.context.name)
+        created = target is None or session is self._session or target.readable(GENERATIONS_TABLE) is not None
+        return TableGenerations(session, self._database, self._schema, owner, created=created)
+
+    def _table_of(self, session: Session, topic: str, target: Target | None = None) -> str:
+        """The table that this generation's events of a topic are in."""
+        state = self._generations(session, target).settled()
+        return named(state, stored_table(self.config.table, topic), self.context.generation)
+
+    def _check_names(self, session: Session, state: State) -> None:
+        """Fenced where tables have been renamed since `state` was found."""
+        if self._generations(session).state() != state:
+            raise Fenced(
+                f"a switch of {self.context.pipeline}/{self.context.name} has renamed tables meanwhile"
+            )
 
     def _load(self, session: Session, name: str) -> Table | None:
         return tables.load(session, self._database, self._schema, name)
@@ -190,7 +246,7 @@ class SnowflakeSink(Sink):
         return f"loading the table {plan.schema}.{plan.table}"
 
     def _ready(
-        self, session: Session, positions: Positions, newest: Claim | None, plan: SnowflakePlan
+        self, session: Session, positions: Positions, newest: Claim | None, state: State, plan: SnowflakePlan
     ) -> Table:
         """The table, once it may and can take the rows."""
         table = self._load(session, plan.table)
@@ -199,7 +255,7 @@ class SnowflakeSink(Sink):
         else:
             tables.check_ours(table)
             positions.check_owner(plan)
-        self._check_not_split(session, newest, plan, table)
+        self._check_not_split(session, newest, state, plan, table)
         sql = qualified(self._database, self._schema, plan.table)
         statements = tables.growth(table, plan, sql)
         for statement in statements:
@@ -213,7 +269,7 @@ class SnowflakeSink(Sink):
         return table
 
     def _check_not_split(
-        self, session: Session, newest: Claim | None, plan: SnowflakePlan, table: Table | None
+        self, session: Session, newest: Claim | None, state: State, plan: SnowflakePlan, table: Table | None
     ) -> None:
         """Refused where the option table has changed and the rows so far are elsewhere; a table renamed by hand is fine."""
         if (
@@ -223,6 +279,7 @@ class SnowflakeSink(Sink):
         ):
             return
         if table is None or self._load(session, newest.table) is not None:
+            self._check_names(session, state)
             raise Refused(
                 f"{plan.events.partition}: the events so far are in the table {plan.schema}.{newest.table}, the option table now says "
                 f"{plan.table}; rename the table, or give the sink another name to deliver everything anew"
@@ -266,6 +323,7 @@ class SnowflakeSink(Sink):
     def _select(
         self,
         session: Session,
+        name: str,
         table: Table | None,
         topic: str,
         columns: str,
@@ -276,7 +334,6 @@ class SnowflakeSink(Sink):
         if table is None:
             return []
         tables.check_ours(table)
-        name = stored_table(self.config.table, topic)
         where, values = f"{quoted(tables.TOPIC)} = ?", [topic]
         incarnation = self._positions(session).incarnation(topic, name)
         if incarnation is not None and _INCARNATION in table.columns:

@@ -114,7 +114,7 @@ def _united(
 def insertion(table: Table, plan: SnowflakePlan, file: StagedFile, stage: str) -> str:
     """SQL that appends the file's rows to the table, each value cast to the table's type."""
     targets = [(each.name, table.columns[each.name]) for each in plan.columns]
-    return _copy(table.sql, targets, file, stage)
+    return copy_into(table.sql, targets, file, stage)
 
 
 def replaced_table() -> str:
@@ -126,7 +126,7 @@ def replaced_table() -> str:
 def keys_insertion(names: Sequence[str], file: StagedFile, stage: str) -> str:
     """SQL that brings the file's keys, columns `names`, into the session's own table."""
     types = dict(zip(_KEYS, (ColumnType("VARCHAR"), ColumnType("BINARY")), strict=True))
-    return _copy(quoted(REPLACED), [(name, types[name]) for name in names], file, stage)
+    return copy_into(quoted(REPLACED), [(name, types[name]) for name in names], file, stage)
 
 
 def deletions(table: Table, names: Sequence[str]) -> list[str]:
@@ -140,7 +140,8 @@ def deletions(table: Table, names: Sequence[str]) -> list[str]:
     ]
 
 
-def _copy(sql: str, targets: Sequence[tuple[str, ColumnType]], file: StagedFile, stage: str) -> str:
+def copy_into(sql: str, targets: Sequence[tuple[str, ColumnType]], file: StagedFile, stage: str) -> str:
+    """SQL that appends the file's rows to the table `sql`, to the columns `targets`, each value cast to the column's type."""
     names = ", ".join(quoted(name) for name, _ in targets)
     values = ", ".join(
         loaded(f"$1:{column(index)}", kind, target)
