@@ -9,25 +9,33 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 from ruamel.yaml import YAML
 
-from milkrun.control import moving, moving_events, moving_settle, moving_state
+from milkrun.control import moving, moving_archive, moving_events, moving_settle, moving_state
 from milkrun.control.coordinator import Project
 from milkrun.control.moving import MoveResult
 from milkrun.control.moving_events import event_bytes, offsets_there
 from milkrun.control.moving_target import read_target, write_section
 from milkrun.control.running import Stopping, work
 from milkrun.control.slots import WorkerSlot
+from milkrun.log import erased
+from milkrun.log.archive import TieredLog
+from milkrun.log.archive.manifest import Place
 from milkrun.log.embedded import EmbeddedLog
 from milkrun.log.embedded.exporting import group_offsets
+from milkrun.log.erased import ErasedEvents
+from milkrun.log.protocol import Log
 from milkrun.model.batch import BATCH_SCHEMA, HEADERS, RECORD_SCHEMA, TIMESTAMP, TopicPartition
 from milkrun.model.clock import SystemClock
 from milkrun.model.errors import ConfigErrors, GapError, Refused
-from milkrun.model.spec import KafkaLogSpec, TopicSpec
+from milkrun.model.spec import ArchiveSpec, KafkaLogSpec, TopicSpec
 from milkrun.plugin.sink import TargetPosition
-from milkrun.runtime.moves import Moved, read_moved, translated
+from milkrun.runtime.erasures import Erasure, put_erasure
+from milkrun.runtime.moves import Moved, read_mark, read_moved, translated
 from milkrun.runtime.stores import CUTS, MOVED
 from tests.control.flow import PIPELINE, Flow, event, make_flow
 
@@ -56,10 +64,13 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Takes the place of Kafka: a log in this file."""
     path = tmp_path / "cluster" / "log.db"
 
-    def opened(spec: object, clock: SystemClock, *, name: str = "", archive: object = None) -> EmbeddedLog:
-        return EmbeddedLog(
+    def opened(
+        spec: object, clock: SystemClock, *, name: str = "", archive: ArchiveSpec | None = None
+    ) -> Log:
+        log = EmbeddedLog(
             path if isinstance(spec, KafkaLogSpec) else tmp_path / "shop/.milkrun/log.db", clock
         )
+        return log if archive is None else TieredLog(log, archive)
 
     monkeypatch.setattr("milkrun.control.coordinator.open_log", opened)
     return path
@@ -72,9 +83,9 @@ def target(cluster: Path) -> Iterator[EmbeddedLog]:
         yield log
 
 
-def move(flow: Flow, *, write: bool = False) -> MoveResult:
+def move(flow: Flow, *, write: bool = False, archive: str | None = None) -> MoveResult:
     with Project(flow.folder) as project:
-        return project.move(TO, write=write)
+        return project.move(TO, write=write, archive=archive)
 
 
 def records(*values: bytes | None, timestamp: int = 1_000) -> pa.RecordBatch:
@@ -164,7 +175,7 @@ def test_a_move_that_was_killed_goes_on(
             raise Killed
 
     with monkeypatch.context() as patched:
-        for module in (moving, moving_events, moving_state):
+        for module in (moving, moving_archive, moving_events, moving_state):
             patched.setattr(module, "reach", reach)
         with pytest.raises(Killed):
             move(flow)
@@ -255,6 +266,165 @@ def test_bytes_of_events() -> None:
     # Key 1, header names 1 and 1, header values 3 and nothing; value 5 or nothing.
     assert event_bytes(events).to_pylist() == [11, 6]
     assert event_bytes(events.slice(1)).to_pylist() == [6]
+
+
+# -- with an archive
+
+LONG_AGO = "2026-01-05T09:00:00Z"
+
+
+@pytest.fixture
+def archived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Path) -> Flow:
+    """A project whose first six orders are in its archive alone, and two more in the log."""
+    pipeline = PIPELINE.replace("amqp://u:geheim@h", "${QUEUE_URL}").replace(
+        "    id: body.id\n", "    id: body.id\n    timestamp: body.at\n"
+    )
+    monkeypatch.setenv("QUEUE_URL", "amqp://u:geheim@h")
+    flow = make_flow(tmp_path / "shop", monkeypatch, pipeline=pipeline)
+    (flow.folder / "milkrun.yaml").write_text(
+        "name: shop\n# for ever\narchive: {url: old, after: 1d, file_size: 1MB}\n"
+    )
+    flow.give(*(event(number, at=LONG_AGO) for number in range(6)))
+    assert flow.run().ok
+    with Project(flow.folder) as project:
+        project.run_archive()
+        assert hot(project.log).bounds("shop.order", 0) == (6, 6)
+    flow.give(event(6), event(7))
+    assert flow.run().ok
+    return flow
+
+
+def hot(log: Log) -> Log:
+    assert isinstance(log, TieredLog)
+    return log.hot
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("place", ["", "move.archived", "archive.stored"])
+def test_archived_events_go_into_an_archive_of_the_new_log(
+    archived: Flow, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    old = contents(archived.folder / "old")
+    if place:
+
+        def reach(name: str) -> None:
+            if name == place:
+                raise Killed
+
+        with monkeypatch.context() as patched:
+            for module in (
+                "control.moving",
+                "control.moving_archive",
+                "control.moving_events",
+                "log.archive.archiver",
+            ):
+                patched.setattr(f"milkrun.{module}.reach", reach)
+            with pytest.raises(Killed):
+                move(archived, archive="new")
+    result = move(archived, write=True, archive="new")
+    assert {topic.name: topic.events for topic in result.topics} == {"_dead.shop": 0, "shop.order": 8}
+    assert (result.archived, result.archive) == (6, str(archived.folder / "new"))
+    assert contents(archived.folder / "old") == old
+    text = (archived.folder / "milkrun.yaml").read_text()
+    assert '# for ever\narchive: {url: "new", after: 1d, file_size: 1MB}\n' in text
+    with Project(archived.folder) as project:
+        log = project.log
+        assert isinstance(project.spec.log, KafkaLogSpec)
+        assert (log.bounds("shop.order", 0), hot(log).bounds("shop.order", 0)) == ((0, 8), (6, 8))
+        values = log.read("shop.order", 0, 0, max_rows=6).events.column("value").to_pylist()
+        assert values == [event(number, at=LONG_AGO) for number in range(6)]
+        assert project.verify_archive().ok
+    archived.give(event(8, at=LONG_AGO))
+    assert archived.run().ok
+    assert len(archived.target.values("shop.order")) == 9
+    with Project(archived.folder) as project:
+        assert project.run_archive().ok
+
+
+def test_the_new_log_never_holds_all(
+    archived: Flow, target: EmbeddedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Archiving goes on while events are copied: with a bound of nothing, after each batch of two."""
+    monkeypatch.setattr(moving_archive, "HOT_FILES", 0)
+    monkeypatch.setattr(moving_events, "COPY_ROWS", 2)
+    held: list[int] = []
+    monkeypatch.setattr(
+        moving_archive, "reach", lambda name: held.append(target.partition("shop.order", 0).rows)
+    )
+    assert move(archived, archive="new").archived == 6
+    assert max(held) == 2
+
+
+def test_where_the_new_archive_may_be(archived: Flow, cluster: Path) -> None:
+    with pytest.raises(Refused, match="give that by --archive"):
+        move(archived)
+    with pytest.raises(Refused, match="holds the archive of another log"):
+        move(archived, archive="old")
+    with pytest.raises(Refused, match="--archive: "):
+        move(archived, archive="gs://bucket")
+    assert not any((archived.folder / "new").rglob("*"))
+    # Nothing was begun.
+    assert archived.run().ok
+
+
+def test_an_archive_of_a_project_without(flow: Flow, cluster: Path) -> None:
+    with pytest.raises(Refused, match="leave --archive out"):
+        move(flow, archive="new")
+
+
+def test_what_is_to_be_erased_is_moved_as_a_mark(archived: Flow, target: EmbeddedLog) -> None:
+    """Also where the old log still has it as it was: here in a file of the archive."""
+    with Project(archived.folder) as project:
+        old = project.log.topic("shop.order")
+        assert old is not None
+        offsets = np.array([2], np.int64)
+        with project.log.transaction() as transaction:
+            erased.put(transaction, ErasedEvents("shop.order", old.incarnation, 0, "e1", offsets, offsets))
+    move(archived, archive="new", write=True)
+    with Project(archived.folder) as project:
+        events = project.log.read("shop.order", 0, 0, max_rows=6).events
+        new = project.log.topic("shop.order")
+        assert new is not None and isinstance(project.log, TieredLog)
+        assert len(project.log.manifest.files(Place("shop.order", new.incarnation, 0))) == 1
+    assert events.column("value").null_count == events.column("key").null_count == 1
+    assert events.column("headers")[2].as_py() == [{"key": "milkrun.erased", "value": b"e1"}]
+    assert b'"7"' in (target.read("shop.order", 0, 7).events.column("value")[0].as_py() or b"")
+
+
+def test_an_erasure_that_is_not_finished(flow: Flow, cluster: Path) -> None:
+    ordered = Erasure("e1", "ada", 0, "asked", "shop.order", [], None, None, [], [], 0, 0, [], [])
+    with Project(flow.folder) as project, project.log.transaction() as transaction:
+        put_erasure(transaction, ordered)
+    with pytest.raises(Refused, match=r"erasures aren't finished: e1; run `milkrun up --until-idle`"):
+        move(flow)
+    with Project(flow.folder) as project:
+        assert read_mark(project.log) is None
+        with project.log.transaction() as transaction:
+            put_erasure(transaction, msgspec.structs.replace(ordered, finished=1))
+    assert move(flow).events == 9
+
+
+# -- secrets
+
+
+def test_secrets_are_refused_before_anything_is_copied(flow: Flow, cluster: Path, tmp_path: Path) -> None:
+    path = flow.folder / "pipelines" / "shop.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("${QUEUE_URL}", "amqp://u:geheim@h"))
+    with pytest.raises(ConfigErrors, match=r"pipelines/shop\.yaml:\d+:\d+: .*a secret stands here") as caught:
+        move(flow)
+    assert "geheim" not in str(caught.value)
+    path.write_text(text)
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("security: {protocol: sasl_tls, mechanism: PLAIN, username: u, password: geheim}\n")
+    with Project(flow.folder) as project, pytest.raises(ConfigErrors, match="password: a secret") as caught:
+        project.move(TO, settings=settings)
+    assert "geheim" not in str(caught.value)
+    assert not cluster.exists()
+    assert flow.run().ok
 
 
 # -- positions of targets
@@ -385,6 +555,24 @@ def test_the_log_is_replaced_and_nothing_else(tmp_path: Path, before: str, after
     write_section(path, target)
     assert path.read_text() == after.replace("@", target.text)
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "name: s\narchive:\n  url: s3://a/b  # old\n  after: 1d\n",
+            'name: s\narchive:\n  url: "new"  # old\n  after: 1d\n@',
+        ),
+        ("log: embedded\narchive: {after: 1d, url: 'a b'}\n", '@archive: {after: 1d, url: "new"}\n'),
+    ],
+)
+def test_the_archives_url_is_replaced_too(tmp_path: Path, before: str, after: str) -> None:
+    path = tmp_path / "milkrun.yaml"
+    path.write_text(before)
+    target = read_target("kafka://a:1", None, tmp_path, "shop", {})
+    write_section(path, target, "new")
+    assert path.read_text() == after.replace("@", target.text)
 
 
 def test_a_file_that_can_not_be_edited_stays(tmp_path: Path) -> None:

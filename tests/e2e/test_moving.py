@@ -142,6 +142,37 @@ def test_a_project_moved_in_mid_stream_by_a_move_that_was_killed(
     shop.judge()
 
 
+def test_a_project_with_an_archive(shop: Shop, broker: str) -> None:
+    """What only the archive has is read from the new log at its new offsets, and a sink that begins there gets all of it."""
+    station = shop.station
+    with (station.folder / "milkrun.yaml").open("a") as settings:
+        settings.write("archive: {url: old, after: 1s, file_size: 64MB}\n")
+    until(lambda: station.asked("archive", "run")["events"] >= len(shop.told) // 2, "most is archived")
+    old = sorted((station.folder / "old").rglob("*.parquet"))
+    for place in ("archive.stored:1", "move.mapped:2"):
+        died = shop.move(broker, "--archive", "new", kill_at=place)
+        assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
+    moved = shop.move(broker, "--archive", "new", "--write", "-o", "json")
+    assert moved.returncode == 0, moved.stdout + moved.stderr
+    result = json.loads(moved.stdout)
+    assert result["archived"] >= len(shop.told) // 2
+    assert result["events"] >= sum(each.told == "accepted" for each in shop.told)
+    assert sorted((station.folder / "old").rglob("*.parquet")) == old
+    assert station.command("archive", "verify").code == 0
+
+    pipeline = station.folder / "pipelines" / "shop.yaml"
+    pipeline.write_text(
+        pipeline.read_text()
+        + "  late: {topics: ['shop.*'], duckdb: {path: late.duckdb}, cut: {rows: 500, every: 100ms}}\n"
+    )
+    station.up().listening()
+    assert shop.send(20)
+    station.finish()
+    shop.judge()
+    verdict = checker.judge(shop.told, checker.warehouse_rows(station.folder / "late.duckdb"))
+    assert verdict.good, verdict
+
+
 def test_a_moved_project_does_not_run_on_the_old_log(shop: Shop, broker: str) -> None:
     assert shop.move(broker).returncode == 0
     again = shop.move(broker)

@@ -1,4 +1,4 @@
-"""Commands about the archive: status, run, verify."""
+"""Commands about the archive: status, run, verify, rebuild."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from cyclopts import App
 
 from milkrun.cli.common import DEFAULT, Common
 from milkrun.cli.output import Output
+from milkrun.control.archive_rebuilding import RebuiltPartition
 from milkrun.control.archiving import ArchiveReport, TopicArchive
 from milkrun.control.coordinator import time_text
 
@@ -13,12 +14,14 @@ from milkrun.control.coordinator import time_text
 def register(app: App) -> None:
     """Add the commands."""
     archive = App(
-        name="archive", help="See what is archived and what it costs, archive now, read files back."
+        name="archive",
+        help="See what is archived and what it costs, archive now, read files back, make a lost log of them.",
     )
     archive.default(status)
     archive.command(status)
     archive.command(run)
     archive.command(verify)
+    archive.command(rebuild)
     app.command(archive)
 
 
@@ -98,3 +101,32 @@ def verify(topic: str | None = None, /, *, common: Common = DEFAULT) -> int:
             verdict = "all as they must be" if found.ok else "NOT ALL AS THEY MUST BE"
             out.line(f"read {len(found.checks)} files with {events} events: {verdict}")
         return 0 if found.ok else 1
+
+
+def rebuild(*, common: Common = DEFAULT) -> None:
+    """Make a new log of the archive, where the project's log was lost. It goes on behind the last offset that the archive or a target has."""
+    with common.opened() as (project, out):
+        made = project.rebuild_archive()
+        if out.format == "json":
+            out.json(made)
+            return
+        rows = [
+            (
+                f"{each.topic}[{each.partition}]",
+                f"{each.start}-{each.end}",
+                each.files,
+                each.events,
+                each.next,
+            )
+            for each in made.partitions
+        ]
+        out.table(("partition", "archived", "files", "events", "next offset"), rows)
+        for each in made.partitions:
+            if each.lost:
+                out.line(_loss(each), style="yellow")
+        out.line(f"{made.log}: a new log with {made.events} events in {made.files} files of {made.archive}")
+
+
+def _loss(each: RebuiltPartition) -> str:
+    text = f"{each.topic}[{each.partition}]: the events from offset {each.end} to {each.next} were lost with the old log"
+    return f"{text}; not all of them reached {', '.join(each.sinks)}" if each.sinks else text

@@ -28,6 +28,7 @@ def move(
     *,
     to: str | None = None,
     settings: Path | None = None,
+    archive: str | None = None,
     write: Annotated[bool, Parameter(negative="")] = False,
     cancel: Annotated[bool, Parameter(negative="")] = False,
     common: Common = DEFAULT,
@@ -40,11 +41,15 @@ def move(
         The cluster: kafka://host:9092, more brokers after commas.
     settings
         A YAML file with what else `log: kafka:` is to have, such as `security` and `replication`.
+    archive
+        The new log's archive, s3://bucket/prefix or a folder, if the project has one: all events are archived there anew.
     write
-        Write the new `log:` into milkrun.yaml in the end.
+        Write the new `log:`, and the archive's new url, into milkrun.yaml in the end.
     cancel
         Give an unfinished move up, and go on with the embedded log.
     """
+    if cancel and archive is not None:
+        raise Refused("--archive goes with --to alone")
     if cancel == (to is not None):
         raise Refused("give --to kafka://host:9092, or --cancel")
     with common.opened() as (project, out):
@@ -58,7 +63,7 @@ def move(
                 )
             return
         with _shown(out) as report:
-            result = project.move(to, settings=settings, write=write, report=report)
+            result = project.move(to, settings=settings, archive=archive, write=write, report=report)
         _show(out, result)
 
 
@@ -110,6 +115,8 @@ def _show(out: Output, result: MoveResult) -> None:
     out.table(("topic", "partitions", "events", "bytes"), rows)
     out.line()
     out.line(f"{result.events} events, {result.bytes} bytes: read back, and equal on both sides")
+    if result.archive:
+        out.line(f"{result.archived} of the events are in the new log's archive, {result.archive}")
     out.line(f"{result.positions} positions of sinks, {result.keys} keys of state, {result.ids} ids seen")
     out.line(f"ledger: {result.ledger} sums, equal on both sides", style="green")
     if result.written:
@@ -117,3 +124,5 @@ def _show(out: Output, result: MoveResult) -> None:
     else:
         out.line("next: put this in place of the `log:` of milkrun.yaml, then milkrun up")
         out.line(result.log.rstrip())
+        if result.archive:
+            out.line(f"and this as the url of `archive:` {result.archive}")

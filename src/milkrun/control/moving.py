@@ -2,7 +2,7 @@
 
 1. Hold all worker slots, and mark both logs: until the end no worker starts on either.
 2. Settle the cuts that are under way, by the same recovery as a worker's.
-3. Copy each topic partition; then compare both sides, and store where each sink goes on.
+3. Copy each topic partition, archived events too, which the new log archives anew meanwhile; then compare both sides, and store where each sink goes on.
 4. Carry stores and ids; count the ledger, and compare it.
 5. Mark the move as done: first on the old log, from when on there is no way back, then on the target.
 
@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import msgspec
 
 from milkrun.control.applied import APPLIED, CATALOG
+from milkrun.control.moving_archive import Archiving, archiving_there, check_place, hot_log, offsets_of
 from milkrun.control.moving_events import Copied, copied_key, copy, offsets_there, read_copied
-from milkrun.control.moving_settle import check_held, check_positions, settle
+from milkrun.control.moving_settle import check_erasures, check_held, check_positions, settle
 from milkrun.control.moving_state import carry_ledger, carry_seen, carry_state
 from milkrun.control.slots import AllSlots
-from milkrun.log.embedded import EmbeddedLog
-from milkrun.log.embedded.exporting import group_offsets
+from milkrun.log.archive import TieredLog
 from milkrun.log.opening import log_place
 from milkrun.log.protocol import Log, TopicInfo
 from milkrun.model.batch import TopicPartition
@@ -58,7 +58,7 @@ class MovedTopic:
 @dataclass(frozen=True)
 class MoveResult:
     """What was moved. `ledger` counts the sums that are equal on both logs, `log` is the section for milkrun.yaml; `written`: it is
-    there. `before`: it had all been moved by an earlier run."""
+    there. `before`: it had all been moved by an earlier run. `archived` of the events are in the new log's `archive` (where it is)."""
 
     source: str
     target: str
@@ -68,6 +68,8 @@ class MoveResult:
     keys: int
     ledger: int
     before: bool
+    archived: int = 0
+    archive: str = ""
     log: str = ""
     written: bool = False
 
@@ -92,13 +94,14 @@ class Carried(msgspec.Struct, frozen=True):
 
 def move(
     project: ProjectSpec,
-    source: EmbeddedLog,
+    source: Log,
     place: LogSpec,
     open_target: Callable[[], Log],
     clock: Clock,
     report: Report,
 ) -> MoveResult:
-    """Move everything to the log at `place`, which `open_target` opens. Refused where a worker runs, or the target isn't free.
+    """Move everything from an embedded log to the one at `place`, which `open_target` opens; each with its archive, if the project has one.
+    Refused where a worker runs, or the target isn't free.
 
     Transient where a server can't be reached: started again, it goes on.
     """
@@ -112,7 +115,7 @@ def move(
             target.close()
 
 
-def cancel(project: ProjectSpec, source: EmbeddedLog) -> None:
+def cancel(project: ProjectSpec, source: Log) -> None:
     """Give an unfinished move up: the embedded log is the project's again. What was copied stays on the target."""
     with _quiet(project, source):
         mark = read_mark(source)
@@ -126,7 +129,7 @@ def cancel(project: ProjectSpec, source: EmbeddedLog) -> None:
 
 
 @contextmanager
-def _quiet(project: ProjectSpec, source: EmbeddedLog) -> Iterator[AllSlots]:
+def _quiet(project: ProjectSpec, source: Log) -> Iterator[AllSlots]:
     """While inside, all slots are held. Refused where a worker has one, or another move."""
     assert isinstance(project.log, EmbeddedLogSpec)
     with AllSlots(project.log) as slots:
@@ -160,7 +163,7 @@ class _Mover:
     def __init__(
         self,
         project: ProjectSpec,
-        source: EmbeddedLog,
+        source: Log,
         target: Log,
         place: str,
         clock: Clock,
@@ -186,6 +189,7 @@ class _Mover:
             settle(self._project, self._source, self._clock)
             check_positions(self._project, self._source)
             check_held(self._source)
+            check_erasures(self._source)
             reach("move.settled")
         except MilkrunError:
             if fresh:
@@ -222,6 +226,7 @@ class _Mover:
 
     def _check_free(self) -> None:
         """Refused where the target has anything that the move would add to."""
+        check_place(self._target)
         used = any(
             True
             for store in (APPLIED, CATALOG, POSITIONS, SCHEMAS, CUTS, PROGRESS)
@@ -268,12 +273,26 @@ class _Mover:
             self._prepare(info.spec)
         reach("move.prepared")
         total = sum(self._source.partition(each.topic, each.partition).rows for each in self._partitions())
-        self._walk(
-            "copying", total, lambda partition, done: copy(self._source, self._target, partition, done)
-        )
+        if not all(self._is_mapped(each) for each in self._partitions()):
+            compacted = {info.spec.name for info in self._source.topics() if info.spec.compact}
+            with archiving_there(self._target, self._clock, MOVER, compacted) as archiving:
+                self._copy(total, archiving)
         self._walk("comparing", total, self._map)
         for info in self._source.topics():
             self._target.create_topic(info.spec)
+
+    def _is_mapped(self, partition: TopicPartition) -> bool:
+        copied = read_copied(self._target, partition)
+        return copied is not None and copied.mapped
+
+    def _copy(self, total: int, archiving: Archiving | None) -> None:
+        appended = _ignored if archiving is None else archiving.appended
+        self._walk(
+            "copying", total, lambda each, done: copy(self._source, self._target, each, done, appended)
+        )
+        if archiving is not None:
+            self._report("archiving", 0, 0)
+            archiving.turn()
 
     def _walk(
         self, doing: str, total: int, step: Callable[[TopicPartition, Callable[[int], None]], object]
@@ -314,7 +333,7 @@ class _Mover:
             done(copied.events)
             return
         groups = [
-            each for each in group_offsets(self._source) if (each.topic, each.partition) == _place(partition)
+            each for each in offsets_of(self._source) if (each.topic, each.partition) == _place(partition)
         ]
         places = offsets_there(self._source, self._target, partition, [each.offset for each in groups], done)
         reach("move.compared")
@@ -335,9 +354,10 @@ class _Mover:
         if self._target.get(MOVES, _DONE) is not None:
             return
         self._report("carrying state", 0, 0)
-        keys = carry_state(self._source, self._target)
+        hot = hot_log(self._source)
+        keys = carry_state(hot, self._target)
         self._report("carrying ids", 0, 0)
-        ids = carry_seen(self._source, self._target, self._clock.now())
+        ids = carry_seen(hot, self._target, self._clock.now())
         self._report("carrying the ledger", 0, 0)
         ledger = carry_ledger(self._source, self._target)
         with self._target.transaction() as transaction:
@@ -363,7 +383,20 @@ class _Mover:
             carried.keys,
             carried.ledger,
             before,
+            *self._archived(),
         )
+
+    def _archived(self) -> tuple[int, str]:
+        """How many events are in the target's archive, and where that is."""
+        if not isinstance(self._target, TieredLog):
+            return 0, ""
+        files = self._target.manifest.all().values()
+        return sum(file.rows for each in files for file in each), self._target.site.place
+
+
+def _ignored(size: int) -> None:
+    """Nothing is archived."""
+    del size
 
 
 def _place(partition: TopicPartition) -> tuple[str, int]:

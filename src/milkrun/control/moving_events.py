@@ -1,7 +1,8 @@
 """Copies a topic partition from one log to another, then reads both side by side: each event must be there once, unchanged, in order.
 
 How far the copy has come is stored in the transaction that appends, so a killed move goes on without a gap or a double. The second
-reading also tells which offset an event has on the other log.
+reading also tells which offset an event has on the other log. Events that are erased are copied as marks, also where the old log can
+still give them as they were.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from milkrun.log import erased
+from milkrun.log.erased import ErasedEvents
 from milkrun.log.protocol import Log
-from milkrun.model.batch import BATCH_SCHEMA, RECORD_SCHEMA, Batch, TopicPartition
+from milkrun.model.batch import BATCH_SCHEMA, RECORD_SCHEMA, TopicPartition
+from milkrun.model.erasing import erase
 from milkrun.model.errors import Refused
 from milkrun.model.faults import reach
 from milkrun.runtime.stores import MOVES
@@ -24,6 +28,9 @@ COPY_BYTES = 8 << 20
 
 Done = Callable[[int], None]
 """Told how many more events have been gone through."""
+
+Appended = Callable[[int], None]
+"""Told how many more bytes of events the target has."""
 
 
 class Copied(msgspec.Struct, frozen=True):
@@ -61,31 +68,48 @@ def event_bytes(events: pa.RecordBatch) -> pa.Array:
     return pa.array(sizes)
 
 
-def copy(source: Log, target: Log, partition: TopicPartition, done: Done) -> Copied:
+def copy(source: Log, target: Log, partition: TopicPartition, done: Done, appended: Appended) -> Copied:
     """Append what the target lacks yet. Refused where an event is larger than its topic takes."""
     topic, number = partition.topic, partition.partition
     start, end = source.bounds(topic, number)
     progress = _progress(target, partition)
     limit = target.max_event_bytes(topic)
+    erasures = _erasures(source, partition)
     done(progress.events)
     while progress.next < end:
         at = max(progress.next, start)
         batch = source.read(topic, number, at, max_rows=COPY_ROWS, max_bytes=COPY_BYTES)
-        sizes = event_bytes(batch.events)
-        _check_sizes(partition, batch, sizes, limit)
+        events = _marked(batch.events, erasures)
+        sizes = event_bytes(events)
+        _check_sizes(partition, events, sizes, limit)
+        size = pc.sum(sizes).as_py() or 0
         progress = msgspec.structs.replace(
             progress,
             next=batch.next_offset,
             events=progress.events + len(batch),
-            bytes=progress.bytes + (pc.sum(sizes).as_py() or 0),
+            bytes=progress.bytes + size,
         )
         with target.transaction() as transaction:
             if len(batch):
-                transaction.append(topic, number, _records(batch.events))
+                transaction.append(topic, number, _records(events))
             transaction.put(MOVES, copied_key(partition), msgspec.json.encode(progress))
         reach("move.copied")
+        appended(size)
         done(len(batch))
     return progress
+
+
+def _erasures(log: Log, partition: TopicPartition) -> list[ErasedEvents]:
+    """The erasures that the log has pending of the partition."""
+    info = log.topic(partition.topic)
+    found = [] if info is None else erased.read(log, partition.topic, info.incarnation, partition.partition)
+    return [each for each in found if len(each.pending)]
+
+
+def _marked(events: pa.RecordBatch, erasures: Sequence[ErasedEvents]) -> pa.RecordBatch:
+    for each in erasures:
+        events = erase(events, each.pending, each.erasure)
+    return events
 
 
 def _progress(target: Log, partition: TopicPartition) -> Copied:
@@ -99,13 +123,15 @@ def _progress(target: Log, partition: TopicPartition) -> Copied:
     return progress
 
 
-def _check_sizes(partition: TopicPartition, batch: Batch, sizes: pa.Array, limit: int | None) -> None:
-    if limit is None or not len(batch):
+def _check_sizes(
+    partition: TopicPartition, events: pa.RecordBatch, sizes: pa.Array, limit: int | None
+) -> None:
+    if limit is None or not events.num_rows:
         return
     largest = int(np.argmax(sizes.to_numpy()))
     size = sizes[largest].as_py()
     if size > limit:
-        offset = batch.events.column("offset")[largest].as_py()
+        offset = events.column("offset")[largest].as_py()
         raise Refused(
             f"{partition}: the event at offset {offset} has {size} bytes, the target's topic takes {limit}; raise its max.message.bytes, "
             "and go on"
@@ -129,8 +155,9 @@ def offsets_there(
     theirs = _Following(target, partition)
     places = _Places(wanted)
     ours = _Following(source, partition)
+    erasures = _erasures(source, partition)
     while True:
-        events = ours.take(COPY_ROWS)
+        events = _marked(ours.take(COPY_ROWS), erasures)
         held = theirs.take(events.num_rows or 1)
         if not _same(events, held):
             raise _differing(partition, ours.next_offset, events, held)

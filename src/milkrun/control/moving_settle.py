@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from milkrun.log.embedded import EmbeddedLog
-from milkrun.log.embedded.exporting import group_offsets
+from milkrun.control.moving_archive import offsets_of
 from milkrun.log.protocol import Log
 from milkrun.model.batch import TopicPartition
 from milkrun.model.clock import Clock
@@ -17,6 +16,7 @@ from milkrun.model.spec import PipelineSpec, ProjectSpec, SinkSpec, TopicSpec, d
 from milkrun.plugin.config import parse
 from milkrun.plugin.sink import Sink, SinkContext
 from milkrun.runtime.delivery import Delivery
+from milkrun.runtime.erasures import read_erasures
 from milkrun.runtime.generation_schemas import schemas_for
 from milkrun.runtime.generations import Current, Run, party_of, read_generations
 from milkrun.runtime.registry import sink_class
@@ -25,7 +25,7 @@ from milkrun.runtime.stores import BLOCKED, CUTS, HELD, ORDERS, STOPPED, load, p
 MEMBER = "move"
 
 
-def settle(project: ProjectSpec, log: EmbeddedLog, clock: Clock) -> None:
+def settle(project: ProjectSpec, log: Log, clock: Clock) -> None:
     """Recover every sink on every partition that it has begun. GapError where a target contradicts the log; Refused where a cut is
     left of a sink that the project no longer has, or a replay isn't at its end."""
     replaying = [key for key, record in read_generations(log).items() if record.unsettled]
@@ -48,9 +48,9 @@ def settle(project: ProjectSpec, log: EmbeddedLog, clock: Clock) -> None:
         )
 
 
-def _begun(log: EmbeddedLog, group: str) -> list[TopicPartition]:
+def _begun(log: Log, group: str) -> list[TopicPartition]:
     """The partitions of which the sink has logged a cut, or committed an offset."""
-    found = {TopicPartition(each.topic, each.partition) for each in group_offsets(log) if each.group == group}
+    found = {TopicPartition(each.topic, each.partition) for each in offsets_of(log) if each.group == group}
     found |= {_partition(key) for key, _ in log.scan(CUTS, f"{group}/")}
     return sorted(each for each in found if log.topic(each.topic) is not None)
 
@@ -91,7 +91,7 @@ def _recover(
         sink.close()
 
 
-def check_positions(project: ProjectSpec, log: EmbeddedLog) -> None:
+def check_positions(project: ProjectSpec, log: Log) -> None:
     """Refused where retention has removed events that a sink hasn't had: on another log that would not show any more."""
     lost = [each for each in _behind(log) if each in _sinks(project)]
     if lost:
@@ -101,7 +101,7 @@ def check_positions(project: ProjectSpec, log: EmbeddedLog) -> None:
         )
 
 
-def check_held(log: EmbeddedLog) -> None:
+def check_held(log: Log) -> None:
     """Refused where dead letters hold up events, or are on their way: on another log their offsets would be others."""
     kept = (ORDERS, BLOCKED, HELD, STOPPED)
     places = sorted({"/".join(key.split("/")[:4]) for store in kept for key, _ in log.scan(store)})
@@ -112,8 +112,18 @@ def check_held(log: EmbeddedLog) -> None:
         )
 
 
-def _behind(log: EmbeddedLog) -> Iterator[str]:
-    for each in group_offsets(log):
+def check_erasures(log: Log) -> None:
+    """Refused where an erasure isn't at its end: sinks find what they are to erase by the offsets of this log."""
+    unfinished = [each.id for each in read_erasures(log) if each.finished is None]
+    if unfinished:
+        raise Refused(
+            f"erasures aren't finished: {', '.join(unfinished)}; run `milkrun up --until-idle`, and move then (`milkrun erasures` shows what is "
+            "left to do)"
+        )
+
+
+def _behind(log: Log) -> Iterator[str]:
+    for each in offsets_of(log):
         if each.offset < log.bounds(each.topic, each.partition)[0]:
             yield each.group
 

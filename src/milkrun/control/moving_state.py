@@ -12,6 +12,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from milkrun.control.applied import CATALOG
+from milkrun.log.archive import manifest
 from milkrun.log.embedded import EmbeddedLog
 from milkrun.log.embedded.exporting import seen_ids, state_entries
 from milkrun.log.protocol import Log
@@ -25,8 +26,8 @@ IDS = 20_000
 ROUNDING_MS = 60_000
 """Ids are remembered up to this much longer, so that many can be written at once."""
 
-LEFT_BEHIND = frozenset({CUTS, PROGRESS, MOVES, CATALOG})
-"""Stores that mean nothing on another log: cuts are settled, workers gone, and applied versions name the old log."""
+LEFT_BEHIND = frozenset({CUTS, PROGRESS, MOVES, CATALOG, manifest.STORE})
+"""Stores that mean nothing on another log: cuts are settled, workers gone, applied versions name the old log, and so does the manifest."""
 
 _LEDGER = "ledger"
 _T = TypeVar("_T")

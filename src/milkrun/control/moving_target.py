@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -16,12 +17,14 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode
 
 from milkrun.control.documents import Document, parse_document, read_document, read_text
+from milkrun.control.literals import literal_secrets
 from milkrun.control.log_section import LogReader
 from milkrun.control.mistakes import Mistakes
 from milkrun.control.references import resolve
-from milkrun.model.errors import ConfigErrors, Refused
+from milkrun.model.errors import ConfigError, ConfigErrors, Refused
 from milkrun.model.spec import KafkaLogSpec
 
 SCHEME = "kafka://"
@@ -76,16 +79,30 @@ def _document(brokers: str, settings: Path | None) -> Document:
     return Document(given.file, {"log": section}, places)
 
 
-def write_section(path: Path, target: MoveTarget) -> None:
-    """Put the target's section in place of the `log:` of the project file `path`; all other lines stay.
+def check_section(target: MoveTarget) -> None:
+    """ConfigErrors where a secret stands in the settings as it is: the section goes to a project file, and with that to the cluster."""
+    found = literal_secrets({"settings.yaml": target.text})
+    if found:
+        raise ConfigErrors([ConfigError(each.what, each.remedy, path=each.path) for each in found])
+
+
+def write_section(path: Path, target: MoveTarget, archive: str | None = None) -> None:
+    """Put the target's section in place of the `log:` of the project file `path`, and `archive` in place of the archive's url; all else
+    stays.
 
     Refused where the file is written so that this can't be done line by line; it is unchanged then.
     """
     old = read_text(path, path.name)
-    new = _replaced(old, target.text)
-    expected = {**parse_document(old, path.name).value, "log": target.section}
+    document = parse_document(old, path.name).value
+    expected = {**document, "log": target.section}
+    text: str | None = old
+    if archive is not None:
+        expected["archive"] = {**document["archive"], "url": archive}
+        text = _with_url(old, archive)
+    new = None if text is None else _replaced(text, target.text)
     if new is None or _values(new) != expected:
-        raise Refused(f"{path} can't be edited line by line; write into it yourself:\n{target.text}")
+        also = "" if archive is None else f"\nand as the url of `archive:` {archive}"
+        raise Refused(f"{path} can't be edited line by line; write into it yourself:\n{target.text}{also}")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -104,6 +121,18 @@ def _values(text: str) -> Any:
         return parse_document(text, "milkrun.yaml").value
     except ConfigErrors:
         return None
+
+
+def _with_url(text: str, url: str) -> str | None:
+    """The text with another url in its section `archive`; None where that isn't written there as a scalar."""
+    root = YAML().compose(text)
+    node = root
+    for name in ("archive", "url"):
+        pairs = node.value if isinstance(node, MappingNode) else []
+        node = next((value for key, value in pairs if key.value == name), None)
+    if not isinstance(node, ScalarNode):
+        return None
+    return text[: node.start_mark.index] + json.dumps(url) + text[node.end_mark.index :]
 
 
 def _replaced(text: str, section: str) -> str | None:
