@@ -18,11 +18,14 @@ from milkrun.cli.app import app
 from milkrun.cli.output import FIGURES
 from milkrun.cli.project import InitResult, ValidateResult
 from milkrun.control import sections
+from milkrun.control.archive_rebuilding import Rebuilt
 from milkrun.control.archiving import ArchiveReport, ArchiveRun, ArchiveVerification
 from milkrun.control.catalog import ConnectorInfo
 from milkrun.control.coordinator import AlertFiles, TopicStatus
 from milkrun.control.dead import DeadGroup
 from milkrun.control.dead_work import Report as DeadReport
+from milkrun.control.erasing import ErasurePlan
+from milkrun.control.erasure_status import Certificate
 from milkrun.control.examples import ExamplesReport
 from milkrun.control.inferring import InferredSchema
 from milkrun.control.keys import WriteKey
@@ -70,6 +73,7 @@ RESULTS: dict[str, tuple[str, list[type[Any]]]] = {
     "archive status": ("as `milkrun archive`", []),
     "archive run": ("one record", [ArchiveRun]),
     "archive verify": ("one record", [ArchiveVerification]),
+    "archive rebuild": ("one record", [Rebuilt]),
     "replay": ("a list of records: what was begun", [ReplayStatus]),
     "replay start": ("as `milkrun replay`", []),
     "replay status": ("a list of records, one a generation", [ReplayStatus]),
@@ -95,6 +99,11 @@ RESULTS: dict[str, tuple[str, list[type[Any]]]] = {
     ),
     "dead redeliver": ("as `milkrun dead repair`", []),
     "dead drop": ("as `milkrun dead repair`", []),
+    "erase": (
+        "one record: what would be erased; with `--yes` the certificate, null where there is nothing to erase",
+        [ErasurePlan, Certificate],
+    ),
+    "erasures": ("a list of records; with an id one record", [Certificate]),
     "ledger": ("one record; `even` is null where it can't be told", [LedgerReport]),
     "verify": ("one record", [Verification]),
     "preview": ("one record; rows are records by column", [Preview]),

@@ -146,7 +146,38 @@ def test_a_worker_that_archives_is_left_alone(milkrun: Milkrun, shop: Flow) -> N
     ]
 
 
-def test_a_project_with_an_archive_stays_where_it_is(milkrun: Milkrun, shop: Flow) -> None:
+def test_a_project_with_an_archive_moves_to_another_archive_only(milkrun: Milkrun, shop: Flow) -> None:
     refused = milkrun("move", "--to", "kafka://kafka-1:9092", "-p", shop.folder)
     assert refused.code == 1
-    assert "a project with an archive can't be moved" in refused.err
+    assert "give that by --archive, for example --archive s3://bucket/prefix" in refused.err
+    refused = milkrun("move", "--cancel", "--archive", "new", "-p", shop.folder)
+    assert refused.code == 1
+    assert "--archive goes with --to alone" in refused.err
+
+
+def test_a_log_that_is_there_is_not_made_anew(milkrun: Milkrun, shop: Flow) -> None:
+    refused = milkrun("archive", "rebuild", "-p", shop.folder)
+    assert refused.code == 1
+    assert f"there is a log at {shop.folder / '.milkrun/log.db'}" in refused.err
+
+
+def test_a_log_made_anew(milkrun: Milkrun, shop: Flow) -> None:
+    assert milkrun("archive", "run", "-p", shop.folder).code == 0
+    for path in (shop.folder / ".milkrun").glob("log.db*"):
+        path.unlink()
+    (kept,) = (shop.folder / "old").rglob("topic=*/**/*.parquet")
+    held = kept.read_bytes()
+    kept.write_bytes(held[:-1])
+    refused = milkrun("archive", "rebuild", "-p", shop.folder)
+    assert refused.code == 1
+    assert f"{kept.name} is no whole file of an archive" in refused.err
+    kept.write_bytes(held)
+    made = milkrun("archive", "rebuild", "-p", shop.folder)
+    assert made.code == 0
+    assert "shop.order[0]\t0-3\t1\t3\t3" in made.out
+    assert "a new log with 3 events in 1 files" in made.out
+    # The queue has nothing any more but what is new.
+    shop.script.batches.clear()
+    shop.give(event(3, at=LONG_AGO))
+    assert shop.run().ok
+    assert len(shop.target.values("shop.order")) == 4

@@ -81,7 +81,7 @@ def test_what_is_wrong_is_said(milkrun: Milkrun, shop: Flow) -> None:
         (("replay", "shop", "--only", "body.type=x"), "add --into-current"),
         (("replay", "shop", "--into-current"), "shop/out keeps every event"),
         (("replay", "shop", "--into-current", "--rate", "5/s"), "--rate is for a replay beside production"),
-        (("replay", "pause", "shop"), "can't be paused"),
+        (("replay", "pause", "shop"), "can be paused"),
         (("replay", "diff", "shop", "--generation", "7"), "generation 7 of shop can't be compared"),
     ):
         shown = milkrun(*arguments, *place)

@@ -46,7 +46,7 @@ def test_replaced_keys_lose_their_older_rows_of_the_same_topic() -> None:
     held = pa.table({"_topic": ["a", "b", "a", "a"], "_key": ["k", "k", None, "l"], "n": [1, 2, 3, 4]})
     new = pa.table({"_topic": ["a"], "_key": ["k"], "n": [5]})
     keys = pa.table({"_key": pa.array(["k", None], pa.string())})
-    assert after(held, TableRows("t", (), new, keys)).column("n").to_pylist() == [2, 3, 4, 5]
+    assert after(held, TableRows("t", (), new, keys), "a").column("n").to_pylist() == [2, 3, 4, 5]
 
 
 def preview(flow: Flow, **options: Any) -> Preview:

@@ -108,7 +108,7 @@ def test_a_folder_without_a_project(tmp_path: Path) -> None:
             "milkrun.yaml:3:5: log.embedded.pth: unknown option 'pth'; perhaps 'path'",
         ),
         ("server:\n  port: 70000\n", "milkrun.yaml:2:3: server.port: 70000 is out of range"),
-        ("server: [1]\n", "milkrun.yaml:1:1: server: [1] is not mapping"),
+        ("server: [1]\n", "milkrun.yaml:1:1: server: [1] is not a mapping"),
         (
             "defaults:\n  topics:\n    partitions: 0\n",
             "milkrun.yaml:3:5: defaults.topics.partitions: 0 is out of range",
@@ -153,7 +153,7 @@ SINK = "sinks:\n  out:\n    table: {}\n"
             "5:7: sources.in.queue.prefech: unknown option 'prefech'; perhaps 'prefetch' is meant",
         ),
         ("sources:\n  in:\n    queue: {}\n", "3:5: sources.in.queue: option 'url' is missing; give secret"),
-        ("sources:\n  in:\n    queue: {url: 5}\n", "3:13: sources.in.queue.url: *** is not secret"),
+        ("sources:\n  in:\n    queue: {url: 5}\n", "3:13: sources.in.queue.url: *** is not a secret"),
         (
             "sources:\n  in:\n    queue: {url: x, queues: [a, 1]}\n",
             "3:33: sources.in.queue.queues.1: 1 is not text",
@@ -195,7 +195,7 @@ SINK = "sinks:\n  out:\n    table: {}\n"
         (SOURCE + 'topics: {"a.*": {}}\n', "4:10: topics.a.*: 'a.*' is a pattern"),
         (
             SOURCE + "topics: {a: {partitions: many}}\n",
-            "4:14: topics.a.partitions: 'many' is not whole number",
+            "4:14: topics.a.partitions: 'many' is not a whole number",
         ),
         (
             SOURCE + "topics: {a: {retention: 0}}\n",

@@ -183,7 +183,7 @@ def test_paused_resumed_and_cancelled(yard: Yard) -> None:
     yard.give(30, 10)
     until(lambda: yard.delivered() == 40)
     assert len(held(yard, 2)) == some < 40
-    with pytest.raises(Refused, match="no generation of shop can't be paused"):
+    with pytest.raises(Refused, match="no generation of shop can be paused"):
         replays(yard).pause("shop")
     assert [each.state for each in replays(yard).resume("shop")] == ["running"]
     until(lambda: len(held(yard, 2)) > some)
@@ -279,7 +279,7 @@ def test_what_makes_no_sense_is_refused(yard: Yard) -> None:
         asked.start("shop", start="yesterday")
     with pytest.raises(Refused, match="'fast' is no rate"):
         asked.start("shop", rate="fast")
-    with pytest.raises(Refused, match="can't be cut over to"):
+    with pytest.raises(Refused, match="can be cut over to"):
         asked.cut_over("shop")
     with pytest.raises(Refused, match="nothing to roll back to"):
         asked.rollback("shop")
@@ -318,7 +318,7 @@ def test_a_replay_into_what_readers_find(yard: Yard) -> None:
     yard.give(30, 10)
     until(lambda: yard.delivered() == 42 and worker.idle)
     assert read_ledger(yard.project.pipelines, yard.log).even is True
-    with pytest.raises(Refused, match="can't be cut over to"):
+    with pytest.raises(Refused, match="can be cut over to"):
         replays(yard).cut_over("shop")
     replays(yard).cancel("shop")
     assert states(yard) == {1: "live"}

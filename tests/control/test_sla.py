@@ -238,7 +238,7 @@ def test_a_promise_in_a_pipelines_file(write: Write) -> None:
             "3:40: sla.over: a share can't be told over 3600 s; write",
         ),
         ("{fresh_in: 5m}", "3:7: sla.fresh_in: unknown option 'fresh_in'; perhaps 'fresh_within' is meant"),
-        ("5m", "3:1: sla: '5m' is not mapping"),
+        ("5m", "3:1: sla: '5m' is not a mapping"),
     ],
 )
 def test_what_nobody_can_promise(write: Write, sla: str, expected: str) -> None:

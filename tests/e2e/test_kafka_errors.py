@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -102,3 +103,77 @@ def test_an_event_too_large_for_an_operators_topic_is_a_dead_letter(tmp_path: Pa
         shop.kill()
     (letter,) = shop.dead()
     assert letter["value"] == large.decode()
+
+
+def messages(bootstrap: str, topic: str, count: int) -> list[Message]:
+    """So many messages of a topic of one partition, as a plain consumer reads them."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": topic, "enable.auto.commit": False})
+    try:
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        found = consumer.consume(count, SECONDS)
+    finally:
+        consumer.close()
+    assert len(found) == count
+    assert not any(message.error() for message in found)
+    return found
+
+
+def text(value: str | bytes | None) -> str:
+    return value if isinstance(value, str) else (value or b"").decode()
+
+
+def test_dead_letters_have_the_headers_that_connect_writes(tmp_path: Path, kafka: str) -> None:
+    """By the list of `DeadLetterQueueReporter` of Apache Kafka: ten headers, each text in UTF-8."""
+    pipeline = PIPELINE.replace('"{t}.orders"}\n', '"{t}.{body.kind}"}\n')
+    shop = KafkaStation(tmp_path / "shop", pipeline, kafka)
+    try:
+        shop.up().listening()
+        for event in (b'{"kind": "orders", "n": 1}', b'{"n": 2}'):
+            shop.post(event)
+        shop.delivered()
+        shop.post(b'{"kind": "orders", "n": "three"}')
+        shop.finish()
+    finally:
+        shop.kill()
+    letters = [
+        (message, dict(message.headers() or [])) for message in messages(kafka, f"_dead.{shop.own}", 2)
+    ]
+    connect = [
+        {
+            name.removeprefix("__connect.errors."): text(value)
+            for name, value in headers.items()
+            if name.startswith("__connect.errors.")
+        }
+        for _, headers in letters
+    ]
+    routed, typed = connect
+    assert [message.value() for message, _ in letters] == [b'{"n": 2}', b'{"kind": "orders", "n": "three"}']
+    place = ("topic", "partition", "offset")
+    assert [routed[name] for name in place] == ["", "-1", "-1"]
+    found = {letter["stage"]: letter for letter in shop.dead()}
+    sink = found["sink"]
+    assert [typed[name] for name in place] == [
+        shop.topic("orders"),
+        str(sink["partition"]),
+        str(sink["offset"]),
+    ]
+    stages = [(each["connector.name"], each["stage"]) for each in connect]
+    assert stages == [("app", "TRANSFORMATION"), ("lake", "VALUE_CONVERTER")]
+    for each, letter in ((routed, found["source"]), (typed, sink)):
+        assert set(each) == {
+            *place,
+            "connector.name",
+            "task.id",
+            "stage",
+            "class.name",
+            "exception.class.name",
+            "exception.message",
+            "exception.stacktrace",
+        }
+        assert each["task.id"].isdigit()
+        assert each["class.name"]
+        assert each["exception.class.name"] == letter["code"]
+        assert letter["message"] in each["exception.message"]
+        first, where, *_ = each["exception.stacktrace"].splitlines()
+        assert first == f"{letter['code']}: {each['exception.message']}"
+        assert where.startswith(f"\tat {letter['stage']} {letter['party']}")

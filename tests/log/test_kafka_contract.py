@@ -50,6 +50,8 @@ def clear(bootstrap: str) -> None:
 
 
 class TestKafkaLog(LogContract):
+    erases = False
+
     @pytest.fixture(autouse=True)
     def _place(self, broker: str, tmp_path: Path) -> None:
         clear(broker)

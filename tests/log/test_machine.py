@@ -6,12 +6,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from milkrun.log.embedded import EmbeddedLog, upkeep
+from milkrun.model import erasing
 from milkrun.model.ledger import LedgerEntry, Stage
 from milkrun.model.spec import TopicSpec
 from milkrun.testing.clock import ManualClock
@@ -28,7 +30,8 @@ events = st.lists(st.tuples(st.sampled_from(KEYS), st.none() | st.binary(max_siz
 
 
 class LogMachine(RuleBasedStateMachine):
-    """`model` has each partition's events by offset; what retention and compaction may drop is dropped from it as they say."""
+    """`model` has each partition's events by offset; what retention and compaction may drop is dropped from it as they say. Of those that are
+    `erased` the key stays in the model, so that it tells what they had taken the place of: `superseded`, which must not come back."""
 
     offsets = Bundle("offsets")
 
@@ -44,6 +47,8 @@ class LogMachine(RuleBasedStateMachine):
         self.committed: dict[tuple[str, int], int] = {}
         self.seen: dict[str, int] = {}
         self.ledger = 0
+        self.erased: dict[tuple[str, int], set[int]] = {}
+        self.superseded: dict[tuple[str, int], set[int]] = {}
 
     @initialize()
     def create(self) -> None:
@@ -52,6 +57,8 @@ class LogMachine(RuleBasedStateMachine):
         self.log.create_topic(TopicSpec("table", compact=True))
         self.model = {place: {} for place in (("kept", 0), ("kept", 1), ("aged", 0), ("table", 0))}
         self.ends = dict.fromkeys(self.model, 0)
+        self.erased = {place: set() for place in self.model}
+        self.superseded = {place: set() for place in self.model}
 
     @rule(
         data=st.data(),
@@ -118,6 +125,24 @@ class LogMachine(RuleBasedStateMachine):
     def housekeep(self) -> None:
         self.log.housekeep()
 
+    @rule(data=st.data())
+    def erase(self, data: st.DataObject) -> None:
+        place = data.draw(st.sampled_from(sorted(self.model)))
+        offsets = sorted(data.draw(st.sets(st.integers(0, self.ends[place] + 1), max_size=6)))
+        there = {offset for offset, _ in read_all(self.log, *place)}
+        assert self.log.erase(*place, np.array(offsets, np.int64), "x").tolist() == []
+        erased = there & set(offsets) - self.erased[place]
+        self.erased[place] |= erased
+        if place[0] == "table":
+            keys = {offset: self.model[place][offset][1] for offset in erased}
+            self.superseded[place] |= {
+                earlier
+                for offset, key in keys.items()
+                if key is not None
+                for earlier, (_, other, _) in self.model[place].items()
+                if other == key and earlier < offset and earlier not in self.erased[place]
+            }
+
     @rule(data=st.data(), rows=st.sampled_from([1, 3, 1000]))
     def read_from_anywhere(self, data: st.DataObject, rows: int) -> None:
         place = data.draw(st.sampled_from(sorted(self.model)))
@@ -153,14 +178,23 @@ class LogMachine(RuleBasedStateMachine):
                 offset
                 for offset, (_, key, value) in events.items()
                 if key is None or (last[key] == offset and value is not None)
+                if offset not in self.superseded[place]
             ]
         return list(events)
 
     @invariant()
     def all_that_must_be_there_is(self) -> None:
         for place in self.model:
+            events = self.log.read(*place, self.log.bounds(*place)[0]).events
+            marks = np.flatnonzero(erasing.erased(events))
+            assert set(events.column("offset").take(pa.array(marks)).to_pylist()) <= self.erased[place]
             found = dict(read_all(self.log, *place))
-            assert found.items() <= {offset: event[2] for offset, event in self.model[place].items()}.items()
+            model = {
+                offset: None if offset in self.erased[place] else event[2]
+                for offset, event in self.model[place].items()
+            }
+            assert found.items() <= model.items()
+            assert not self.superseded[place] & set(found)
             assert set(self._kept(place)) <= set(found)
             assert self.log.partition(*place).end == self.ends[place]
 

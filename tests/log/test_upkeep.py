@@ -66,6 +66,24 @@ def test_a_merge_does_not_bring_back_what_retention_removed(log: EmbeddedLog) ->
     assert read_all(log, "shop") == kept
 
 
+def test_a_long_trim_lets_others_write_in_between(log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fill(log, 6)
+    sizes = [block.size for block in upkeep._blocks(log._database, place(log))]
+    monkeypatch.setattr(upkeep, "DROP_BYTES", max(sizes) + 1)
+    starts = []
+    write = log._write
+
+    def counted() -> upkeep.Writing:
+        starts.append(log.bounds("shop", 0)[0])
+        return write()
+
+    monkeypatch.setattr(log, "_write", counted)
+    assert log.trim("shop", 0, 550) == 500
+    # Two blocks are more than may go at once, one isn't.
+    assert starts == [0, 200, 400]
+    assert read_all(log, "shop") == before[500:]
+
+
 def test_a_tombstone_goes_in_time_and_brings_nothing_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,12 +168,13 @@ class Site:
         return kind(parse(kind.Config, self.sink.config), context)
 
     def deliver(self) -> None:
-        """Deliver everything, partition by partition."""
+        """Deliver everything, a cut of each partition in turn."""
         self.log.create_topic(TopicSpec(dead_letter_topic("shop")))
         sink = self.make()
         schemas = TopicSchemas("shop", self.pipeline.schema, self.log, self.clock, "worker/out")
         try:
             sink.open()
+            turns: deque[tuple[Delivery, int]] = deque()
             for stretch in self.stretches():
                 delivery = Delivery(
                     self.pipeline,
@@ -184,8 +186,12 @@ class Site:
                     schemas=schemas,
                 )
                 delivery.recover()
-                while delivery.offset < stretch.end:
-                    delivery.advance()
+                turns.append((delivery, stretch.end))
+            while turns:
+                delivery, end = turns.popleft()
+                delivery.advance()
+                if delivery.offset < end:
+                    turns.append((delivery, end))
         finally:
             sink.close()
 
@@ -263,11 +269,10 @@ def check(data: st.DataObject, connector: str) -> None:
             stretches, known = site.stretches(), site.letters()
             before, files = site.trace(), written(folder)
             draft = site.preview()
-            problem = refusal(draft)
+            problem = refusal(draft) or draft.problem
             assert site.trace() == before
-            assert draft.problem == ""
-            if problem is not None:
-                # A table whose columns have other types already: it stops the sink, and the preview has said so.
+            if problem:
+                # Columns of other types, or declarations that contradict each other, stop the sink, and the preview has said so.
                 with pytest.raises(Refused, match=re.escape(problem)):
                     site.deliver()
                 return

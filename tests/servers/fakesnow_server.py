@@ -1,8 +1,8 @@
 """Serves fakesnow, a stand-in for Snowflake on DuckDB, and adds what the sink's tests need of it: run as a program by fakesnow's
 own Python with a port.
 
-Added are REMOVE, text in hexadecimal as the meaning of a cast to BINARY, and `POST /sessions/end`, which does to every session
-what Snowflake does to one whose client is gone: its transaction is rolled back.
+Added are REMOVE, ALTER TABLE ... SWAP WITH, comments on columns, text in hexadecimal as the meaning of a cast to BINARY, and
+`POST /sessions/end`, which does to every session what Snowflake does to one whose client is gone: its transaction is rolled back.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 _REMOVE = re.compile(r"REMOVE @(\w+)/(\S+)")
+_SWAP = re.compile(r"ALTER TABLE (\S+) SWAP WITH (\S+)")
+_COMMENT = re.compile(r"ALTER TABLE (\S+) ALTER COLUMN (\S+) COMMENT ('.*')")
 _HEXADECIMAL = re.compile(r"(\$1:C\d+::VARCHAR)::BINARY\b")
 _execute = FakeSnowflakeCursor.execute
 
@@ -36,7 +38,34 @@ def execute(cursor: Any, command: str, *args: Any, **kwargs: Any) -> Any:
             if path.is_file() and str(path.relative_to(folder)).startswith(remove[2]):
                 path.unlink()
         command = "SELECT 'removed' AS result"
+    for pattern, change in ((_SWAP, _swapped), (_COMMENT, _commented)):
+        match = pattern.fullmatch(command)
+        if match:
+            _change(cursor._duck_conn, change(*match.groups()))
+            command = "SELECT 'Statement executed successfully.' AS status"
     return _execute(cursor, _HEXADECIMAL.sub(r"TO_BINARY(\1, 'HEX')", command), *args, **kwargs)
+
+
+def _change(connection: Any, statements: str) -> None:
+    try:
+        connection.execute(statements)
+    except Exception:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _swapped(first: str, second: str) -> str:
+    """Both names exchanged in one transaction; the names have no dots or spaces in them but between their parts."""
+    plain = [name.rpartition(".")[2] for name in (first, second)]
+    between = first.rpartition(".")[0] + ".__between"
+    return (
+        f"BEGIN; ALTER TABLE {first} RENAME TO __between; ALTER TABLE {second} RENAME TO {plain[0]}; "
+        f"ALTER TABLE {between} RENAME TO {plain[1]}; COMMIT"
+    )
+
+
+def _commented(table: str, column: str, text: str) -> str:
+    return f"BEGIN; COMMENT ON COLUMN {table}.{column} IS {text}; COMMIT"
 
 
 async def end_sessions(request: Request) -> JSONResponse:

@@ -17,7 +17,21 @@ import structlog
 from cyclopts import App, CycloptsError
 
 from milkrun import __version__
-from milkrun.cli import alerts, archive, dead, move, preview, project, proof, replay, sla, test, topics, trace
+from milkrun.cli import (
+    alerts,
+    archive,
+    dead,
+    erase,
+    move,
+    preview,
+    project,
+    proof,
+    replay,
+    sla,
+    test,
+    topics,
+    trace,
+)
 from milkrun.cli import run as running
 from milkrun.model.errors import ConfigError, ConfigErrors, MilkrunError
 
@@ -34,6 +48,7 @@ running.register(app)
 topics.register(app)
 archive.register(app)
 dead.register(app)
+erase.register(app)
 replay.register(app)
 proof.register(app)
 preview.register(app)

@@ -18,10 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from milkrun.control.archive_rebuilding import Rebuilt, RebuiltPartition
 from milkrun.control.archiving import ArchiveReport, ArchiveRun, ArchiveVerification, TopicArchive
 from milkrun.control.comparing import Difference
 from milkrun.control.coordinator import TopicStatus
 from milkrun.control.dead_work import Report as DeadReport
+from milkrun.control.erasing import ErasurePlan
+from milkrun.control.erasure_status import Certificate
 from milkrun.control.examples import ExampleResult, ExamplesReport
 from milkrun.control.ledgers import LedgerReport
 from milkrun.control.moving import MoveResult
@@ -45,6 +48,8 @@ FIGURES: Mapping[type[Any], tuple[str, ...]] = {
     ArchiveReport: ("bytes", "monthly_cost"),
     ArchiveRun: ("ok",),
     ArchiveVerification: ("ok",),
+    Certificate: ("events", "complete"),
+    ErasurePlan: ("events", "nothing"),
     LedgerReport: ("even",),
     MoveResult: ("events", "bytes"),
     Outcome: ("ok",),
@@ -52,6 +57,8 @@ FIGURES: Mapping[type[Any], tuple[str, ...]] = {
     Preview: ("events", "ok"),
     ProjectPlan: ("empty",),
     ProjectStatus: ("healthy",),
+    Rebuilt: ("files", "events"),
+    RebuiltPartition: ("lost",),
     ReplayDiff: ("equal",),
     SinkSla: ("kept",),
     SlaReport: ("kept",),

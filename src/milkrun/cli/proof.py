@@ -66,6 +66,8 @@ def _show_ledger(out: Output, report: LedgerReport, by: str) -> None:
             if row.redelivered or row.dropped:
                 line = f"of those refused, {row.redelivered} were redelivered and {row.dropped} dropped since"
                 out.line(f"{row.pipeline}{at}: {line}")
+        if row.erased and row.minute is None:
+            out.line(f"{row.pipeline} {row.topic}: {row.erased} of the events were erased since")
     verdict = {
         True: "even: nothing lost, nothing doubled",
         False: "NOT EVEN",

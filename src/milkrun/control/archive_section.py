@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from milkrun.control.alerting import duration
 from milkrun.control.documents import DocumentPath
 from milkrun.control.mistakes import Mistakes
 from milkrun.control.sections import ArchiveRuleSection, ArchiveSection
@@ -74,8 +75,8 @@ class ArchiveReader:
             )
         if rule.keep_hot_seconds < rule.after_seconds:
             self._mistakes.add(
-                f"the log can't give events up after {rule.keep_hot_seconds:g} s, before they are archived after "
-                f"{rule.after_seconds:g} s",
+                f"the log can't give events up after {duration(rule.keep_hot_seconds)}, before they are archived after "
+                f"{duration(rule.after_seconds)}",
                 "write keep_hot as long as `after`, or longer",
                 (*path, "keep_hot"),
             )

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from milkrun.control.target_rows import with_own_names
 from milkrun.control.values import plain_value, without_nulls
 from milkrun.log.protocol import Log
 from milkrun.runtime.dead_letters import parse
@@ -17,6 +18,7 @@ from milkrun.runtime.drafting import Stretch
 from milkrun.runtime.holding import held_offsets
 from milkrun.runtime.letters import read_letters
 from milkrun.runtime.previewing import SinkDraft
+from milkrun.runtime.reading import EventReader
 from milkrun.runtime.refused import dead_batches
 from milkrun.runtime.stores import cut_key, party_key
 
@@ -50,7 +52,7 @@ class Difference:
     """One topic partition in one target, over the offsets from `start` to `end` that are delivered.
 
     `same` rows are equal, `changed` ones differ in some column; `added` rows would be written and aren't held, `missing` ones are
-    held and wouldn't be written. `aside` offsets weren't compared: repaired, held, or replaced by a later event of their key.
+    held and wouldn't be written. `aside` offsets weren't compared: repaired, held, erased, or replaced by a later event of their key.
     `undelivered` lie after what the sink has delivered. The offsets are samples.
     """
 
@@ -91,6 +93,8 @@ class _Comparison:
         self._stretch = stretch
         self._place = stretch.partition
         self._log = log
+        info = log.topic(stretch.partition.topic)
+        self._incarnation = info.incarnation if info else ""
 
     def run(self, previewed: pa.Table) -> Difference:
         stretch, place = self._stretch, self._place
@@ -102,13 +106,13 @@ class _Comparison:
         if end == stretch.start:
             return Difference(*head, undelivered=undelivered, note="nothing of it is delivered yet")
         try:
-            held = self._draft.sink.held(place, stretch.start, end)
+            held = with_own_names(self._draft.sink.held(place, stretch.start, end))
         except NotImplementedError:
             return Difference(
                 *head, undelivered=undelivered, note="this sink's target can't be read back: not compared"
             )
         aside = self._aside(end)
-        mine, _ = _apart(self._mine(previewed, end), aside)
+        mine, _ = _apart(self._mine(with_own_names(previewed), end), aside)
         theirs, left = _apart(held, aside)
         keyed = self._draft.sink.keyed
         if keyed:
@@ -135,12 +139,15 @@ class _Comparison:
         return previewed.filter(keep)
 
     def _aside(self, end: int) -> Offsets:
-        """Offsets of which the log alone doesn't tell what the target holds: dead letters that were repaired, and events that were, or
-        are, held for one."""
+        """Offsets of which the log alone doesn't tell what the target holds: dead letters that were repaired, events that were, or are,
+        held for one, and those erased, which a target may still have for a moment."""
         place = self._place
-        info = self._log.topic(place.topic)
         key = cut_key(self._pipeline, self._party, place.topic, place.partition)
-        found = [held_offsets(self._log, key, info.incarnation if info else "")]
+        reader = EventReader(self._log)
+        found = [
+            held_offsets(self._log, key, self._incarnation),
+            reader.erased(place.topic, place.partition, self._incarnation),
+        ]
         done = {
             uid
             for uid, letter in read_letters(self._log, self._pipeline).items()

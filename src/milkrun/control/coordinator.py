@@ -16,6 +16,7 @@ from typing import Self
 
 from milkrun.control.alerting import AlertRules
 from milkrun.control.applied import current_number, materialise, read_version
+from milkrun.control.archive_rebuilding import Rebuilt, rebuild
 from milkrun.control.archiving import (
     ArchiveReport,
     ArchiveRun,
@@ -32,14 +33,19 @@ from milkrun.control.dead_fixing import Fix
 from milkrun.control.dead_selection import Selection
 from milkrun.control.dead_work import Report as DeadReport
 from milkrun.control.dead_work import Workbench
+from milkrun.control.erasing import Erasing, ErasurePlan
+from milkrun.control.erasing_search import Choice
+from milkrun.control.erasing_search import Report as SearchReport
+from milkrun.control.erasure_status import Certificate, read_certificate, read_certificates
 from milkrun.control.examples import ExamplesReport, run_examples
 from milkrun.control.inferring import MAX_EVENTS, InferredSchema, infer_schemas, sample_values, write_schemas
 from milkrun.control.ledgers import LedgerReport, read_ledger
 from milkrun.control.loading import PROJECT_FILE, load, load_machine, sketch_version
 from milkrun.control.moving import MOVER, MoveResult, Report, cancel, move
-from milkrun.control.moving_target import read_target, write_section
+from milkrun.control.moving_archive import archive_there
+from milkrun.control.moving_target import check_section, read_target, write_section
 from milkrun.control.pipelines import topic_pattern
-from milkrun.control.plan import ProjectPlan, apply_plan, make_plan
+from milkrun.control.plan import ProjectPlan, apply_plan, check_shareable, make_plan
 from milkrun.control.previewing import Listening, LogStretch, Preview, Previewer, Sample
 from milkrun.control.reading import Moment, TopicHandle, moment_ms
 from milkrun.control.replay_diff import ReplayDiff, compare_generations
@@ -50,11 +56,11 @@ from milkrun.control.topic_schemas import KnownSchema, schema_of
 from milkrun.control.tracing import Trace, trace
 from milkrun.control.verifying import Verification, verify
 from milkrun.log.archive import TieredLog
-from milkrun.log.embedded import EmbeddedLog
+from milkrun.log.archive.rebuilding import Report as FilesRead
 from milkrun.log.opening import log_place, open_log, there_is
 from milkrun.log.protocol import Log, PartitionInfo
 from milkrun.model.clock import Clock, SystemClock
-from milkrun.model.errors import NotFound, Refused
+from milkrun.model.errors import Fenced, NotFound, Refused, Transient
 from milkrun.model.spec import EmbeddedLogSpec, PipelineSpec, ProjectSpec, TopicSpec
 from milkrun.runtime.moves import check_startable
 from milkrun.runtime.sink_task import matches
@@ -174,42 +180,47 @@ class Project:
         return apply_plan(self.loaded, self.log, self.clock, allow_incompatible=allow_incompatible)
 
     def move(
-        self, to: str, *, settings: Path | None = None, write: bool = False, report: Report | None = None
+        self,
+        to: str,
+        *,
+        settings: Path | None = None,
+        archive: str | None = None,
+        write: bool = False,
+        report: Report | None = None,
     ) -> MoveResult:
         """Carry everything from the embedded log to Kafka, `to` being `kafka://host:9092[,host2:9092]`.
 
-        `settings` is a YAML file with what else `log: kafka:` is to have. With `write`, milkrun.yaml names the new log afterwards. A move
-        that was interrupted goes on. Refused where a worker runs, or the cluster has such a project or such topics already.
+        `settings` is a YAML file with what else `log: kafka:` is to have; `archive` is the new archive's url, where the project has one. With
+        `write`, milkrun.yaml names the new log and archive afterwards. A move that was interrupted goes on. Refused where a worker runs, or
+        the cluster has such a project or such topics already; ConfigErrors where secrets stand in the project's files.
         """
         log = self._embedded()
         target = read_target(to, settings, self.folder, self.spec.name, self.environment)
+        there = archive_there(self.spec.archive, archive)
+        check_shareable(self.loaded.files)
+        check_section(target)
         result = move(
             self.spec,
             log,
             target.log,
-            lambda: open_log(target.log, self.clock, name=MOVER),
+            lambda: open_log(target.log, self.clock, name=MOVER, archive=there),
             self.clock,
             report or (lambda doing, done, total: None),
         )
         if write:
-            write_section(self.folder / PROJECT_FILE, target)
+            write_section(self.folder / PROJECT_FILE, target, archive)
         return replace(result, log=target.text, written=write)
 
     def cancel_move(self) -> None:
         """Give an unfinished move up: the project goes on with its embedded log. Refused where there is none."""
         cancel(self.spec, self._embedded())
 
-    def _embedded(self) -> EmbeddedLog:
+    def _embedded(self) -> Log:
         if not isinstance(self.spec.log, EmbeddedLogSpec):
             raise Refused(
                 f"the project's log is {log_place(self.spec.log)} already; only an embedded log can be moved"
             )
-        log = self.existing_log()
-        if not isinstance(log, EmbeddedLog):
-            raise Refused(
-                "a project with an archive can't be moved: archived events have the offsets of this log; start a project of its own there"
-            )
-        return log
+        return self.existing_log()
 
     # -- looking
 
@@ -345,6 +356,11 @@ class Project:
         check_startable(log)
         return run_archive(log, self.clock, self._running(log).pipelines)
 
+    def rebuild_archive(self, report: FilesRead | None = None) -> Rebuilt:
+        """Make the log, which is lost, of its archive. Refused where there is a log, or the archive's files don't fit together; NotFound where it
+        has none."""
+        return rebuild(self.spec, self.clock, report or (lambda done, total: None))
+
     def verify_archive(self, topic: str | None = None) -> ArchiveVerification:
         """Read archived files back, all or those of a topic, and compare them with the manifest."""
         return verify_archive(tiered(self.existing_log()), topic)
@@ -448,6 +464,61 @@ class Project:
 
     def _dead(self) -> DeadLetters:
         return DeadLetters(self.existing_log(), self.spec.pipelines)
+
+    # -- erasures
+
+    def plan_erasure(
+        self, topic: str, choice: Choice, *, report: SearchReport = lambda done, total: None
+    ) -> ErasurePlan:
+        """What an erasure of these events would be about, and what it wouldn't reach. Nothing is written."""
+        return self._erasing().plan(topic, choice, report)
+
+    def erase(
+        self,
+        topic: str,
+        choice: Choice,
+        *,
+        why: str,
+        by: str | None = None,
+        report: SearchReport = lambda done, total: None,
+    ) -> Certificate | None:
+        """Erase these events from the log, the archive, dead letters and sinks; None where there are none. From the order on nobody sees
+        them; what is left to do then, which the certificate tells, workers do. `by` is who acts, the user of this process unless given.
+
+        Transient where the order holds and the work of this process couldn't be done: `resume_erasure` goes on with it, or any worker.
+        """
+        erasing = self._erasing()
+        made = erasing.order(topic, choice, why=why, by=by, report=report)
+        return None if made is None else self._finished(erasing, made)
+
+    def resume_erasure(self, erasure: str) -> Certificate:
+        """Go on with what a command that was interrupted has left. NotFound where there is no such erasure."""
+        return self._finished(self._erasing(), erasure)
+
+    def erasures(self) -> list[Certificate]:
+        """The certificates of all erasures, oldest first."""
+        log = self.existing_log()
+        return read_certificates(self._running(log), log, self.clock)
+
+    def erasure(self, erasure: str) -> Certificate:
+        """The certificate of one. NotFound where there is none of that id."""
+        log = self.existing_log()
+        return read_certificate(self._running(log), log, self.clock, erasure)
+
+    def _erasing(self) -> Erasing:
+        log = self.existing_log()
+        check_startable(log)
+        return Erasing(self._running(log), log, self.clock)
+
+    def _finished(self, erasing: Erasing, erasure: str) -> Certificate:
+        try:
+            erasing.finish(erasure)
+        except (Transient, Fenced) as error:
+            raise Transient(
+                f"the erasure {erasure} is ordered and holds; what was left to do in this process couldn't be done now: {error}; a worker goes on with "
+                f"it, or `milkrun erase --resume {erasure}`"
+            ) from error
+        return self.erasure(erasure)
 
     # -- schemas
 

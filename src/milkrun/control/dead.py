@@ -20,6 +20,7 @@ from milkrun.model.spec import PipelineSpec, dead_letter_topic
 from milkrun.runtime.dead_letters import DeadLetter, parse
 from milkrun.runtime.holding import Offsets
 from milkrun.runtime.letters import SETTLED, Letter, State, Step, read_letters
+from milkrun.runtime.reading import EventReader
 from milkrun.runtime.refused import dead_batches, refused_offsets
 
 _ID = re.compile(r"(?:([A-Za-z0-9_-]+)/)?(\d+):(\d+)")
@@ -150,12 +151,12 @@ class DeadLetters:
                     letter, group_of(letter), read_letters(self._log, name).get(letter.uid, Letter())
                 )
         raise NotFound(
-            f"there is no dead letter {name}/{partition}:{offset}; kept are offsets {start} to {end - 1}"
+            f"there is no dead letter {name}/{partition}:{offset}; kept are offsets {start} to {end - 1}, but for those erased"
         )
 
     def _at(self, pipeline: str, partition: int, offset: int) -> DeadLetter | None:
         try:
-            batch = self._log.read(dead_letter_topic(pipeline), partition, offset, max_rows=1)
+            batch = EventReader(self._log).read(dead_letter_topic(pipeline), partition, offset, max_rows=1)
         except OffsetOutOfRange:
             return None
         return next(parse(pipeline, batch), None)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from milkrun.log.protocol import Log
+from milkrun.model.erasing import erased
 from milkrun.model.errors import NotFound, OffsetOutOfRange
 from milkrun.model.spec import PipelineSpec, dead_letter_topic
 from milkrun.runtime.columns import header_values
+from milkrun.runtime.reading import EventReader
 
 READ_ROWS = 65_536
 _FIELDS = ("stage", "party", "code")
@@ -39,7 +41,7 @@ class DeadCounter:
         self._counts: dict[DeadCause, int] = {}
 
     def counts(self, log: Log, pipelines: Sequence[PipelineSpec]) -> Mapping[DeadCause, int]:
-        """All that were written so far and the log kept when they were first counted; reads those since the last call."""
+        """All that were written so far and the log kept, not erased, when they were first counted; reads those since the last call."""
         with self._lock:
             for pipeline in pipelines:
                 topic = dead_letter_topic(pipeline.name)
@@ -50,15 +52,15 @@ class DeadCounter:
             return dict(self._counts)
 
     def _read(self, log: Log, pipeline: str, topic: str, partition: int, incarnation: str) -> None:
-        place = (topic, partition, incarnation)
+        place, reader = (topic, partition, incarnation), EventReader(log)
         try:
             start, end = log.bounds(topic, partition)
             offset = max(start, self._next.get(place, start))
             while offset < end:
-                batch = log.read(topic, partition, offset, max_rows=READ_ROWS)
+                batch = reader.read(topic, partition, offset, max_rows=READ_ROWS)
                 if batch.next_offset == offset:
                     break
-                self._add(pipeline, batch.events)
+                self._add(pipeline, batch.events.filter(pa.array(~erased(batch.events))))
                 offset = self._next[place] = batch.next_offset
         except (NotFound, OffsetOutOfRange):
             # Deleted, or removed meanwhile: the next call sees what there is then.

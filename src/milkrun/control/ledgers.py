@@ -58,6 +58,7 @@ class LedgerRow:
     """One topic of a pipeline (in one minute since 1970, or altogether). `accepted` counts the topic's events of all pipelines' sources;
     what other programs wrote to it is in a sink's `outside`.
 
+    `erased` of the topic's events were erased since, whatever had become of them: they are among the other figures.
     `refused` and `duplicates` were never in a topic: they stand in the row whose topic is empty. Of the refused, `dropped` were given up and
     `redelivered` accepted after all, into whatever topic.
     """
@@ -71,6 +72,7 @@ class LedgerRow:
     sinks: tuple[SinkCount, ...] = ()
     dropped: int = 0
     redelivered: int = 0
+    erased: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class _Counts:
     """Sums by topic and minute (None: all), and by sink within them."""
 
     accepted: dict[_Key, int] = field(default_factory=lambda: defaultdict(int))
+    erased: dict[_Key, int] = field(default_factory=lambda: defaultdict(int))
     outside: dict[tuple[str, int | None, str], int] = field(default_factory=lambda: defaultdict(int))
     sinks: dict[tuple[str, str, str, int | None, str], int] = field(default_factory=lambda: defaultdict(int))
     own: set[tuple[str, str, int | None]] = field(default_factory=set)
@@ -150,6 +153,8 @@ def _count(log: Log, *, by_minute: bool, since_minute: int | None) -> _Counts:
         if stage == Stage.ACCEPTED:
             counts.accepted[topic, minute] += count
             counts.own.add((pipeline, topic, minute))
+        elif stage == Stage.ERASED:
+            counts.erased[topic, minute] += count
         elif not topic:
             counts.outside[pipeline, minute, stage] += count
             counts.own.add((pipeline, "", minute))
@@ -202,7 +207,10 @@ class _Report:
             counts.outside.get((pipeline, minute, stage), 0) if not topic else 0
             for stage in (Stage.REFUSED, Stage.DUPLICATE, Stage.DROPPED, Stage.REDELIVERED)
         )
-        return LedgerRow(pipeline, topic, minute, accepted, refused, duplicates, sinks, dropped, redelivered)
+        erased = counts.erased.get((topic, minute), 0)
+        return LedgerRow(
+            pipeline, topic, minute, accepted, refused, duplicates, sinks, dropped, redelivered, erased
+        )
 
     def _sink(
         self,

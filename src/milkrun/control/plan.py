@@ -135,18 +135,23 @@ def apply_plan(
 
 def _check_files(project: LoadedProject) -> bool:
     """Whether the files can go into the log. To a cluster they must."""
-    secrets, elsewhere = literal_secrets(project.files), outside(project.files)
     if isinstance(project.spec.log, KafkaLogSpec):
-        errors = secrets + [
-            ConfigError(
-                f"{name} lies outside of the project's folder, where workers elsewhere can't have it",
-                f"move it below the folder of {PROJECT_FILE}",
-            )
-            for name in elsewhere
-        ]
-        if errors:
-            raise ConfigErrors(errors)
-    return not secrets and not elsewhere
+        check_shareable(project.files)
+        return True
+    return not literal_secrets(project.files) and not outside(project.files)
+
+
+def check_shareable(files: Mapping[str, str]) -> None:
+    """ConfigErrors where project files have what can't go to a cluster: secrets as they are, or files from outside of the folder."""
+    errors = literal_secrets(files) + [
+        ConfigError(
+            f"{name} lies outside of the project's folder, where workers elsewhere can't have it",
+            f"move it below the folder of {PROJECT_FILE}",
+        )
+        for name in outside(files)
+    ]
+    if errors:
+        raise ConfigErrors(errors)
 
 
 def _records(project: LoadedProject, plan: ProjectPlan, now: int) -> dict[str, bytes | None]:

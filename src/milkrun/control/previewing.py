@@ -27,6 +27,7 @@ from milkrun.plugin.source import Received, Source, SourceContext
 from milkrun.runtime.dead_letters import DeadLetter
 from milkrun.runtime.drafting import DraftIntake, DraftLog, Stretch
 from milkrun.runtime.previewing import FileDraft, Readable, SinkDraft, SinkPreviewer, TableDraft
+from milkrun.runtime.reading import EventReader
 from milkrun.runtime.registry import source_class
 from milkrun.runtime.sink_task import matches
 
@@ -173,7 +174,7 @@ class Previewer:
         stretches = self._named(wanted, log, chosen) if wanted.offsets else self._timed(wanted, log, chosen)
         stretches, left = _limited(stretches, wanted.limit)
         notes = [f"{left} more events are left out: raise --limit to see them"] if left else []
-        drafts = self._drafts(stretches, log)
+        drafts = self._drafts(stretches, EventReader(log))
         differences = None
         if diff:
             found: list[Difference] = []

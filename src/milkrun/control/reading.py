@@ -1,6 +1,6 @@
 """Reads events of a topic as Arrow batches, while workers run: by time, by offset, raw or decoded.
 
-A reader sees the topic as it stood when it was made, and holds one batch at a time.
+A reader sees the topic as it stood when it was made, and holds one batch at a time. In place of an erased event it gives its mark.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from milkrun.model.errors import NotFound, OffsetOutOfRange, Refused
 from milkrun.model.schema import EventSchema
 from milkrun.model.spec import PipelineSpec
 from milkrun.plugin.config import parse_duration
+from milkrun.runtime.reading import EventReader
 
 READ_ROWS = 65_536
 DECODE_ROWS = 8_192
@@ -84,7 +85,7 @@ class TopicReader:
         limit: int | None = None,
         decoding: EventSchema | None = None,
     ) -> None:
-        self._log = log
+        self._events = EventReader(log)
         self._topic = topic
         self._stretches = stretches
         self._since = since
@@ -110,7 +111,7 @@ class TopicReader:
         offset = stretch.start
         while offset < stretch.end:
             try:
-                batch = self._log.read(self._topic, stretch.partition, offset, max_rows=READ_ROWS)
+                batch = self._events.read(self._topic, stretch.partition, offset, max_rows=READ_ROWS)
             except OffsetOutOfRange as error:
                 # Retention has moved on while we read: what it removed isn't there for anyone.
                 if error.start <= offset:

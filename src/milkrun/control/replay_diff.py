@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from milkrun.control.comparing import different
 from milkrun.control.replay_status import Target, generation_positions
+from milkrun.control.target_rows import with_own_names
 from milkrun.control.values import plain_value
 from milkrun.log.protocol import Log
 from milkrun.model.batch import TopicPartition
@@ -24,6 +25,7 @@ from milkrun.model.spec import ProjectSpec
 from milkrun.plugin.config import parse
 from milkrun.plugin.sink import Sink, SinkContext
 from milkrun.runtime.generations import Generation, Generations
+from milkrun.runtime.reading import EventReader
 from milkrun.runtime.registry import sink_class
 
 STEP_OFFSETS = 100_000
@@ -93,7 +95,7 @@ def compare_generations(
 ) -> ReplayDiff:
     """The differences of the generation `number` from the current one. What a target raises comes through."""
     current = record.known[record.current]
-    comparison = _Comparison()
+    comparison = _Comparison(log)
     before = _sink(project, target, clock, current.number)
     after = _sink(project, target, clock, number)
     partitions = [
@@ -141,14 +143,20 @@ def _start(generation: Generation, place: tuple[str, int]) -> int:
 
 @dataclass
 class _Comparison:
+    log: Log
     columns: Counter[str] = field(default_factory=Counter)
     samples: list[Sample] = field(default_factory=list)
 
     def run(self, before: Sink, after: Sink, place: TopicPartition, start: int, end: int) -> PartitionDiff:
-        sums = np.zeros(5, np.int64)
+        sums, info = np.zeros(5, np.int64), self.log.topic(place.topic)
+        # Nobody sees these any more, also where a target has them for a moment yet.
+        erased = EventReader(self.log).erased(place.topic, place.partition, info.incarnation if info else "")
         for low in range(start, end, STEP_OFFSETS):
             high = min(end, low + STEP_OFFSETS)
-            sums += self._step(place, before.held(place, low, high), after.held(place, low, high))
+            mine, theirs = (
+                _without(with_own_names(sink.held(place, low, high)), erased) for sink in (before, after)
+            )
+            sums += self._step(place, mine, theirs)
         return PartitionDiff(place.topic, place.partition, start, end, *sums.tolist())
 
     def _step(self, place: TopicPartition, mine: pa.Table, theirs: pa.Table) -> tuple[int, ...]:
@@ -195,6 +203,12 @@ class _Comparison:
 def _offsets(rows: pa.Table) -> Offsets:
     found: Offsets = rows.column("_offset").to_numpy() if rows.num_rows else np.empty(0, np.int64)
     return found
+
+
+def _without(rows: pa.Table, offsets: Offsets) -> pa.Table:
+    return (
+        rows.filter(pa.array(~np.isin(_offsets(rows), offsets))) if rows.num_rows and len(offsets) else rows
+    )
 
 
 def _column(rows: pa.Table, name: str) -> pa.Array:

@@ -94,9 +94,10 @@ class Replays:
                 )
             found += [(target, number) for number in chosen]
         if not found:
-            which = f"generation {generation}" if generation else "no generation"
+            which = f"generation {generation} of" if generation else "no generation of"
+            verb = "can't" if generation else "can"
             raise Refused(
-                f"{which} of {'/'.join(filter(None, (pipeline, sink)))} can't be {act}: that is for one that is {' or '.join(states)}; "
+                f"{which} {'/'.join(filter(None, (pipeline, sink)))} {verb} be {act}: that is for one that is {' or '.join(states)}; "
                 "`milkrun replay status` shows them"
             )
         return found

@@ -31,6 +31,7 @@ from milkrun.runtime.holding import held_offsets
 from milkrun.runtime.letters import letter_key, load_letter
 from milkrun.runtime.moves import read_moved
 from milkrun.runtime.preparing import Filter
+from milkrun.runtime.reading import EventReader
 from milkrun.runtime.registry import sink_class
 from milkrun.runtime.sink_task import matches
 from milkrun.runtime.stores import LETTERS, cut_key, party_key
@@ -143,7 +144,7 @@ class _Hit:
 class _Search:
     """Finds an id in columns of headers, and notes what was read."""
 
-    log: Log
+    events: EventReader
     identity: bytes
     searched: list[Searched] = field(default_factory=list)
 
@@ -152,7 +153,7 @@ class _Search:
         offset, seen = start, 0
         while offset < end:
             try:
-                batch = self.log.read(topic, partition, offset, max_rows=min(READ_ROWS, end - offset))
+                batch = self.events.read(topic, partition, offset, max_rows=min(READ_ROWS, end - offset))
             except OffsetOutOfRange as error:
                 # Retention has moved on while we read: what it removed isn't there for anyone.
                 if error.start <= offset:
@@ -188,7 +189,7 @@ class _Tracer:
         self._clock = clock
         self._identity = identity
         self._receipts = Receipts(log, project.pipelines)
-        self._search = _Search(log, identity.encode())
+        self._search = _Search(EventReader(log), identity.encode())
         self._topics = {info.spec.name: info for info in log.topics()}
         self._current = Current(log)
 

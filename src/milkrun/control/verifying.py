@@ -1,6 +1,6 @@
 """Reads the targets back and compares them with the log, offset by offset.
 
-Every offset before a sink's committed one, other than those filtered, dead or held, must be in the target exactly once; where the
+Every offset before a sink's committed one, other than those filtered, erased, dead or held, must be in the target exactly once; where the
 target keeps the last event of each key, exactly that one. What retention has removed from the log can't be compared, and is
 reported as such. Neither the ledger nor any count is believed.
 """
@@ -16,18 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from milkrun.control.dead import DeadLetters
+from milkrun.log.archive.manifest import Lost, Manifest, Place
 from milkrun.log.protocol import Log
 from milkrun.model.clock import Clock
 from milkrun.model.spec import PipelineSpec, ProjectSpec, SinkSpec
 from milkrun.plugin.config import parse
 from milkrun.plugin.sink import Sink, SinkContext
+from milkrun.runtime.erasures import read_erasures
 from milkrun.runtime.generations import generations_of, party_of
 from milkrun.runtime.holding import held_offsets
 from milkrun.runtime.moves import read_moved
 from milkrun.runtime.preparing import Filter
+from milkrun.runtime.reading import EventReader
 from milkrun.runtime.registry import sink_class
 from milkrun.runtime.sink_task import matches
-from milkrun.runtime.stores import CUTS, cut_key, load, party_key
+from milkrun.runtime.stores import CUTS, ERASED_BY_SINKS, cut_key, load, party_key
 
 READ_ROWS = 65_536
 SAMPLES = 10
@@ -114,6 +117,7 @@ class _SinkCheck:
         self._spec = spec
         self._log = log
         self._filter = Filter(spec.only)
+        self._reader = EventReader(log)
         self._dead = DeadLetters(log, project.pipelines)
         self._party = party_of(spec.name, generation)
         self._group = party_key(pipeline.name, self._party)
@@ -131,6 +135,7 @@ class _SinkCheck:
         # The order matters: what was committed before the target is read must be in it; what a cut of afterwards covers may be.
         before = {number: self._log.committed(self._group, topic, number) for number in range(partitions)}
         absent = {number: self._absent(topic, number) for number in range(partitions)}
+        removed = {number: self._removed(topic, number) for number in range(partitions)}
         table = self._sink.audit(topic)
         upper = {number: self._under_way(topic, number) for number in range(partitions)}
         numbers = table.column("partition").to_numpy()
@@ -138,7 +143,47 @@ class _SinkCheck:
         for number in range(partitions):
             found = np.sort(offsets[numbers == number]).astype(np.int64)
             left = self._still_absent(topic, number, absent[number], found)
-            yield self._partition(topic, number, before[number] or 0, upper[number], left, found)
+            committed = before[number] or 0
+            while True:
+                ordered = self._reader.last()
+                lingering = self._lingering(topic, number, removed[number], found)
+                check = self._partition(topic, number, committed, upper[number], left, found, lingering)
+                # What is ordered erased meanwhile would be expected in one half of the log, and not in the other.
+                if self._reader.last() == ordered:
+                    break
+            yield check
+
+    def _removed(self, topic: str, partition: int) -> set[str]:
+        """The erasures of which the target must have no row any more."""
+        prefix = f"{cut_key(self._pipeline, self._party, topic, partition)}/"
+        done = ((key, load(value)) for key, value in self._log.scan(ERASED_BY_SINKS, prefix))
+        return {key.removeprefix(prefix) for key, value in done if value["rows"] is not None}
+
+    def _lingering(self, topic: str, partition: int, removed: set[str], found: Offsets) -> Offsets:
+        """Offsets of erased events that the target has still: the sink hasn't come to them, or can't remove them."""
+        info = self._log.topic(topic)
+        orders = [
+            each.offsets
+            for each in self._reader.ordered(topic, partition)
+            if info is not None and each.incarnation == info.incarnation and each.erasure not in removed
+        ]
+        return np.intersect1d(found, np.concatenate([found[:0], *orders]))
+
+    def _uncovered(self, topic: str, partition: int) -> Offsets:
+        """Offsets of events whose rows had been replaced by such as are erased since."""
+        info = self._log.topic(topic)
+        return np.array(
+            [
+                offset
+                for each in read_erasures(self._log)
+                for extent in each.extents
+                if info is not None
+                and (each.topic, extent.partition) == (topic, partition)
+                and extent.incarnation == info.incarnation
+                for offset in extent.uncovered
+            ],
+            np.int64,
+        )
 
     def _absent(self, topic: str, partition: int) -> Offsets:
         """The offsets that the target must not have, as they are dead letters or held."""
@@ -166,7 +211,14 @@ class _SinkCheck:
         return max(committed, cut["end"] if cut is not None and cut["kind"] == "events" else 0)
 
     def _partition(
-        self, topic: str, partition: int, committed: int, upper: int, absent: Offsets, found: Offsets
+        self,
+        topic: str,
+        partition: int,
+        committed: int,
+        upper: int,
+        absent: Offsets,
+        found: Offsets,
+        lingering: Offsets,
     ) -> PartitionCheck:
         kept = self._log.partition(topic, partition).start
         moved = self._moved_to(topic, partition)
@@ -174,11 +226,17 @@ class _SinkCheck:
         if moved and committed == upper == moved:
             # All that the target has is by the offsets of the log before.
             found = found[:0]
+        lost = self._lost(topic, partition)
+        if lost is not None:
+            # The log has nothing to compare these with.
+            found = found[(found < lost.start) | (found >= lost.end)]
+        found = found[~np.isin(found, lingering)]
         comparison = _Comparison(found)
         batches = self._delivered(topic, partition, start, upper if self._sink.keyed else committed, absent)
         if self._sink.keyed:
             expected, superseded = last_of_each_key(batches, committed)
-            comparison.compare(expected, start, committed, superseded)
+            replaced = np.union1d(superseded, self._uncovered(topic, partition))
+            comparison.compare(expected, start, committed, replaced)
         else:
             at = start
             for events, next_offset in batches:
@@ -191,7 +249,17 @@ class _SinkCheck:
             note = f"offsets before {kept} were removed by retention: the target can't be compared there"
         elif moved:
             note = f"events before offset {moved} were delivered from the log before the move: they aren't compared"
+        elif lost is not None:
+            note = f"offsets from {lost.start} to {lost.end} were lost with an earlier log: the target can't be compared there"
+        if len(lingering):
+            still = f"{len(lingering)} rows of erased events are in the target still: see `milkrun erasures`"
+            note = f"{note}; {still}" if note else still
         return self._result(topic, partition, committed, upper, start, comparison, note)
+
+    def _lost(self, topic: str, partition: int) -> Lost | None:
+        """What went with the log of which this one was made anew."""
+        info = self._log.topic(topic)
+        return None if info is None else Manifest(self._log).lost(Place(topic, info.incarnation, partition))
 
     def _moved_to(self, topic: str, partition: int) -> int:
         """Where the sink's way on this log began, if it came here by a move."""
@@ -204,7 +272,7 @@ class _SinkCheck:
     ) -> Iterator[tuple[pa.RecordBatch, int]]:
         """The log's events before `end` that the target must have had, and where each batch ends."""
         while offset < end:
-            batch = self._log.read(topic, partition, offset, max_rows=READ_ROWS)
+            batch = self._reader.read(topic, partition, offset, max_rows=READ_ROWS)
             if batch.next_offset == offset:
                 return
             offset = batch.next_offset

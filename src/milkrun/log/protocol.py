@@ -273,9 +273,10 @@ class Log(ABC):
 
     @abstractmethod
     def erase(self, topic: str, partition: int, offsets: Offsets, erasure: str) -> Offsets:
-        """Put marks (`milkrun.model.erasing`) in the place of the events at these offsets, and overwrite on disk what they held; the
-        offsets, ascending, whose events this log can't change: they are read as they were. Offsets that aren't kept are passed over, and
-        so is what is erased already. NotFound.
+        """Put marks (`milkrun.model.erasing`) in the place of the events at these offsets, and overwrite on disk what they held, and whatever
+        else was deleted from the log before; the offsets, ascending, whose events this log can't change: they are read as they were. Offsets
+        that aren't kept are passed over, and so is what is erased already. NotFound; Transient where others are in the way: the same call goes
+        on where it ended, and only once it has returned are the bytes gone.
         """
 
     @abstractmethod

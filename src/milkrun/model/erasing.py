@@ -42,14 +42,16 @@ def erase(events: pa.RecordBatch, offsets: Offsets, erasure: str) -> pa.RecordBa
     chosen = np.isin(events.column("offset").to_numpy(), offsets) & ~erased(events)
     if not chosen.any():
         return events
-    mask, rows = pa.array(chosen), events.num_rows
+    rows = events.num_rows
     mark = pa.array([[{"key": ERASED_HEADER, "value": erasure.encode()}]], HEADERS)
     # A list array can't be chosen from by a mask in every version of Arrow: rows are taken, the mark being the last.
     number = np.where(chosen, rows, np.arange(rows))
     headers = pa.concat_arrays([events.column("headers"), mark]).take(pa.array(number))
+    # `if_else` and the like only cover the bytes with a null and keep them in the buffer; what is taken is copied, and a null has nothing.
+    kept = pa.array(np.arange(rows), mask=chosen)
     columns = {
-        "key": pc.if_else(mask, None, events.column("key")),
-        "value": pc.if_else(mask, None, events.column("value")),
+        "key": events.column("key").take(kept),
+        "value": events.column("value").take(kept),
         "headers": headers,
     }
     arrays = [columns.get(field.name, events.column(field.name)) for field in events.schema]

@@ -119,7 +119,7 @@ def parse(config: type[T], raw: Mapping[str, Any], *, path: tuple[str | int, ...
             continue
         try:
             values[name] = convert(hints[name], raw[name], (*path, name))
-            _check_range(item, values[name], (*path, name))
+            _check_range(item, hints[name], values[name], (*path, name))
         except ConfigErrors as several:
             errors.extend(several.errors)
         except ConfigError as error:
@@ -188,14 +188,22 @@ def _scalar(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
     return hint(value)
 
 
-def _check_range(item: Any, value: Any, path: tuple[str | int, ...]) -> None:
+def _check_range(item: Any, hint: Any, value: Any, path: tuple[str | int, ...]) -> None:
     low, high = item.metadata.get("minimum"), item.metadata.get("maximum")
     if value is None or not isinstance(value, int | float):
         return
     if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"from {low:g} " if low is not None else ""
-        bounds += f"up to {high:g}" if high is not None else "upwards"
-        raise ConfigError(f"{value:g} is out of range", f"give a value {bounds}", path=path)
+        bounds = f"from {_amount(hint, low)} " if low is not None else ""
+        bounds += f"up to {_amount(hint, high)}" if high is not None else "upwards"
+        raise ConfigError(f"{_amount(hint, value)} is out of range", f"give a value {bounds}", path=path)
+
+
+def _amount(hint: Any, value: float) -> str:
+    """A number as one would write it there: bytes in the largest unit that gives a whole number."""
+    if "size" in type_name(hint) and value:
+        unit = next(unit for unit in ("t", "g", "m", "k", "") if value % _BYTES[unit] == 0)
+        return f"{int(value) // _BYTES[unit]}{unit.upper()}B" if unit else str(value)
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def type_name(hint: Any) -> str:
@@ -225,7 +233,10 @@ def type_name(hint: Any) -> str:
 
 def _wrong(hint: Any, value: Any, path: tuple[str | int, ...]) -> ConfigError:
     shown = "***" if hint is Secret else repr(value)[:60]
-    return ConfigError(f"{shown} is not {type_name(hint)}", f"give {type_name(hint)}", path=path)
+    wanted = type_name(hint).replace("list of mapping", "list of mappings")
+    if wanted.startswith(("mapping", "list", "whole", "number", "path", "secret")):
+        wanted = f"a {wanted}"
+    return ConfigError(f"{shown} is not {wanted}", f"give {wanted}", path=path)
 
 
 def parse_duration(value: Any, path: tuple[str | int, ...] = ()) -> float:

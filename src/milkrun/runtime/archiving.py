@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from milkrun.log.archive import TieredLog
 from milkrun.log.archive.archiver import GROUP, ITEM, Archiver, Turn
+from milkrun.log.archive.erasing import Erased
 from milkrun.log.protocol import Lease
 from milkrun.model.clock import Clock
 from milkrun.model.errors import Transient
@@ -108,23 +110,41 @@ def own_topics(pipelines: Sequence[PipelineSpec]) -> Callable[[str], bool]:
 
 def archive_once(pipelines: Sequence[PipelineSpec], log: TieredLog, clock: Clock, member: str) -> Turn | None:
     """Archive all that is due in this thread, without waiting for files to fill; None where another has the lease."""
-    leases = log.join(GROUP, member, [ITEM], LEASE_SECONDS)
-    if not leases:
-        log.leave(GROUP, member)
-        return None
+    with archiving(log, member) as lease:
+        if lease is None:
+            return None
+        archiver = Archiver(log, clock)
+        archiver.begin(lease, own_topics(pipelines))
+        return archiver.turn(lease, fill=False)
+
+
+def erase_archived(log: TieredLog, clock: Clock, member: str) -> Erased | None:
+    """Erase in this thread what is pending in the archive; None where another has the lease, who does it on his next turn."""
+    with archiving(log, member) as lease:
+        if lease is None:
+            return None
+        archiver = Archiver(log, clock)
+        archiver.begin(lease, lambda name: False)
+        return archiver.erase(lease)
+
+
+@contextmanager
+def archiving(log: TieredLog, member: str, seconds: float = LEASE_SECONDS) -> Iterator[Lease | None]:
+    """The lease of who archives, kept while inside, and so many seconds after a crash; None where another has it."""
+    leases = log.join(GROUP, member, [ITEM], seconds)
     done = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(log, member, done), name="archive lease", daemon=True)
+    keeper = threading.Thread(
+        target=_keep, args=(log, member, seconds, done), name="archive lease", daemon=True
+    )
     keeper.start()
     try:
-        archiver = Archiver(log, clock)
-        archiver.begin(leases[0], own_topics(pipelines))
-        return archiver.turn(leases[0], fill=False)
+        yield leases[0] if leases else None
     finally:
         done.set()
         keeper.join()
         log.leave(GROUP, member)
 
 
-def _keep(log: TieredLog, member: str, done: threading.Event) -> None:
-    while not done.wait(LEASE_SECONDS / 3):
-        log.renew(GROUP, member, LEASE_SECONDS)
+def _keep(log: TieredLog, member: str, seconds: float, done: threading.Event) -> None:
+    while not done.wait(seconds / 3):
+        log.renew(GROUP, member, seconds)

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from milkrun.model.batch import RECORD_SCHEMA, Batch
+from milkrun.model.erasing import erased
 from milkrun.model.spec import dead_letter_topic
 from milkrun.runtime.columns import with_headers
 
@@ -34,7 +35,7 @@ _FIELDS = (
     "incarnation",
     "id",
 )
-_ATTRIBUTE = HEADER_PREFIX + "attribute."
+ATTRIBUTE = HEADER_PREFIX + "attribute."
 
 _CONNECT = "__connect.errors."
 _CONNECT_STAGES = {"source": "TRANSFORMATION", "sink": "VALUE_CONVERTER"}
@@ -91,7 +92,7 @@ def records(
         "id": [uuid.uuid4().hex for _ in causes],
     }
     extra = [(HEADER_PREFIX + name, _texts(columns[name])) for name in _FIELDS]
-    extra += [(_ATTRIBUTE + name, column.cast(pa.binary())) for name, column in (attributes or {}).items()]
+    extra += [(ATTRIBUTE + name, column.cast(pa.binary())) for name, column in (attributes or {}).items()]
     extra += [(_CONNECT + name, _texts(values)) for name, values in _connect(refusal, causes).items()]
     return pa.RecordBatch.from_arrays(
         [timestamps, keys, values, with_headers(headers, extra)], schema=RECORD_SCHEMA
@@ -99,8 +100,11 @@ def records(
 
 
 def _connect(refusal: Refusal, causes: Sequence[Cause]) -> dict[str, Sequence[Any]]:
-    """Connect's headers (KIP-298), by their names there. There an event of no topic has an empty one, and -1 for numbers."""
+    """Connect's headers (KIP-298), by their names there. There an event of no topic has an empty one, and -1 for numbers. The trace says
+    where in Milkrun the event was refused, in the form of Java's."""
     rows = len(causes)
+    messages = [f"{cause.path}: {cause.message}" if cause.path else cause.message for cause in causes]
+    place = f"{refusal.stage} {refusal.party}, version {refusal.version}"
     return {
         "topic": [refusal.topic] * rows,
         "partition": [-1 if refusal.partition is None else refusal.partition] * rows,
@@ -110,8 +114,10 @@ def _connect(refusal: Refusal, causes: Sequence[Cause]) -> dict[str, Sequence[An
         "stage": [_CONNECT_STAGES[refusal.stage]] * rows,
         "class.name": ["milkrun"] * rows,
         "exception.class.name": [cause.code for cause in causes],
-        "exception.message": [
-            f"{cause.path}: {cause.message}" if cause.path else cause.message for cause in causes
+        "exception.message": messages,
+        "exception.stacktrace": [
+            f"{cause.code}: {message}\n\tat {place}\n"
+            for cause, message in zip(causes, messages, strict=True)
         ],
     }
 
@@ -165,11 +171,12 @@ def _shown(value: bytes | None) -> Any:
 
 
 def parse(pipeline: str, batch: Batch) -> Iterator[DeadLetter]:
-    """The dead letters in a batch of `_dead.<pipeline>`."""
+    """The dead letters in a batch of `_dead.<pipeline>`; one that was erased is none any more."""
     assert batch.topic == dead_letter_topic(pipeline)
+    there = batch.events.filter(pa.array(~erased(batch.events)))
     # By column: through datetime and float, milliseconds would be off by one here and there.
-    stamps = batch.events.column("timestamp").cast(pa.int64()).to_pylist()
-    events = batch.events.select(["offset", "key", "value", "headers"])
+    stamps = there.column("timestamp").cast(pa.int64()).to_pylist()
+    events = there.select(["offset", "key", "value", "headers"])
     for timestamp, row in zip(stamps, events.to_pylist(), strict=True):
         kept, info = _told_apart([(header["key"], header["value"]) for header in row["headers"]])
         yield DeadLetter(

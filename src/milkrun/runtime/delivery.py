@@ -8,7 +8,8 @@
 After a crash the logged cut is prepared again, with the same result, and the target's position tells whether step 3 has
 happened. A position that this can't explain is refused: going on would lose or double events.
 
-What becomes of events after one that is refused, `on_error` says; those that come late go by `milkrun.runtime.repairs`.
+What becomes of events after one that is refused, `on_error` says; those that come late go by `milkrun.runtime.repairs`. What was ordered
+erased goes by `milkrun.runtime.erasing`, between two cuts.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from milkrun.model.spec import OnError, PipelineSpec, SinkSpec, dead_letter_topi
 from milkrun.plugin.sink import Events, Sink, TargetPosition
 from milkrun.runtime import accounting, dead_letters
 from milkrun.runtime.decoding import Decoder
+from milkrun.runtime.erasing import ErasureLane
 from milkrun.runtime.freshness import FreshnessRecorder
 from milkrun.runtime.generations import PRODUCTION, Generation, Run, party_of
 from milkrun.runtime.holding import Holding
 from milkrun.runtime.letters import Order, read_orders
 from milkrun.runtime.moves import translated
 from milkrun.runtime.preparing import Filter, Prepared, prepare
+from milkrun.runtime.reading import EventReader
 from milkrun.runtime.refreshing import RefreshCut, RefreshLane
 from milkrun.runtime.repairs import RepairCut, RepairLane
 from milkrun.runtime.stores import CUTS, STOPPED, cut_key, party_key
@@ -79,10 +82,12 @@ class Delivery:
         clock: Clock,
         schemas: TopicSchemas,
         run: Run = PRODUCTION,
+        reader: EventReader | None = None,
     ) -> None:
         self.partition = partition
         self.lease: Lease | None = None
         self.repairs_due = True
+        self.erasures_due = True
         self._pipeline = pipeline
         self._spec = spec
         self._sink = sink
@@ -104,6 +109,7 @@ class Delivery:
             else None
         )
         self._only = {path: list(values) for path, values in spec.only.items()}
+        self._reader = reader or EventReader(log)
         self._holding = Holding(log, self._cut_key)
         self._lane = RepairLane(
             self,
@@ -117,6 +123,7 @@ class Delivery:
             log=log,
             clock=clock,
             holding=self._holding,
+            reader=self._reader,
         )
         self._refresh = RefreshLane(
             self,
@@ -127,6 +134,19 @@ class Delivery:
             generation=run.generation,
             only=self._only,
             log=log,
+            reader=self._reader,
+        )
+        self._erasures = ErasureLane(
+            self,
+            self._lane,
+            pipeline=pipeline.name,
+            party=self._party,
+            place=self._cut_key,
+            sink=sink,
+            log=log,
+            clock=clock,
+            holding=self._holding,
+            reader=self._reader,
         )
         self._full = False
         self._incarnation = ""
@@ -203,6 +223,7 @@ class Delivery:
         self._load_repairs()
         stored = self._log.get(CUTS, self._cut_key)
         cut = msgspec.json.decode(stored, type=Cut | RepairCut | RefreshCut) if stored else None
+        self._erasures.load(fresh=committed is None and cut is None)
         if isinstance(cut, Cut) and cut.incarnation == self._incarnation:
             self._offset = cut.start if committed is None else committed
             self._lane.check()
@@ -255,6 +276,15 @@ class Delivery:
         with self._as_holder():
             done = self._lane.step(all_keys=self._spec.on_error != "hold_key")
         self.repairs_due = done > 0
+        self._full = self._full and not done
+        return done
+
+    def erase(self) -> int:
+        """Do what was ordered erased of the partition; how many erasures that were."""
+        self._check_incarnation()
+        done = self._erasures.step()
+        self.erasures_due = False
+        self.repairs_due = self.repairs_due or done > 0
         self._full = self._full and not done
         return done
 
@@ -359,7 +389,7 @@ class Delivery:
         """Events from `offset` on. GapError where retention has removed them, Reopen where the topic has just been created anew."""
         topic, number = self.partition.topic, self.partition.partition
         try:
-            return self._log.read(topic, number, offset, max_rows=max_rows, max_bytes=max_bytes)
+            return self._reader.read(topic, number, offset, max_rows=max_rows, max_bytes=max_bytes)
         except OffsetOutOfRange as error:
             if offset > error.end:
                 raise Reopen(f"the topic {topic} has been created anew") from error

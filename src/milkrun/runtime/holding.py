@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from milkrun.log.protocol import Log, Transaction
-from milkrun.model.batch import BATCH_SCHEMA
+from milkrun.model.batch import BATCH_SCHEMA, TIMESTAMP
 from milkrun.runtime.stores import BLOCKED, HELD
 
 PART_BYTES = 256 << 10
@@ -164,6 +164,28 @@ class Holding:
             left = [each for each in block.dead if each != offset]
             self._put(transaction, msgspec.structs.replace(block, dead=left))
             self._tidy(transaction, [block.key])
+
+    def erase(self, transaction: Transaction, offsets: Offsets) -> pa.TimestampArray:
+        """Let go of the events at these offsets, of copies that are of no use any more too, and wait for no dead letter there; the timestamps of those that were held until now."""
+        stamps = [pa.array([], TIMESTAMP)]
+        for name, waiting in list(self._waiting(dict.fromkeys(self._blocks, NEVER))):
+            hit = np.isin(self._parts[name].offsets, offsets)
+            events = _load(self._log.get(HELD, name), self._incarnation) if hit.any() else None
+            if events is None:
+                continue
+            stamps.append(events.column("timestamp").filter(pa.array(hit & waiting)).combine_chunks())
+            left = events.filter(pa.array(~hit))
+            transaction.put(HELD, name, _dump(left, self._incarnation) if left.num_rows else None)
+            if left.num_rows:
+                self._parts[name] = _part(left)
+            else:
+                del self._parts[name]
+        for block in list(self._blocks.values()):
+            dead, buried = (np.setdiff1d(each, offsets).tolist() for each in (block.dead, block.buried))
+            if len(dead) < len(block.dead) or len(buried) < len(block.buried):
+                self._put(transaction, msgspec.structs.replace(block, dead=dead, buried=buried))
+        self._tidy(transaction, list(self._blocks))
+        return pa.concat_arrays(stamps)
 
     def bury(self, transaction: Transaction, key: bytes, offset: int) -> None:
         """The held event at the offset has become a dead letter itself."""

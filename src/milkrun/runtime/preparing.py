@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from milkrun.codecs.json import decode
 from milkrun.model.batch import ID_HEADER, RECEIVED_HEADER, TIMESTAMP
+from milkrun.model.erasing import erased
 from milkrun.model.schema import EventSchema
 from milkrun.runtime.columns import Rows, header_values
 from milkrun.runtime.dead_letters import Cause
@@ -30,7 +31,7 @@ _MILLISECONDS = r"^[0-9]{1,14}$"
 
 
 class Filter:
-    """A sink's `only`: which events it takes."""
+    """A sink's `only`: which events it takes. None takes an erased one."""
 
     def __init__(self, only: Mapping[str, Sequence[str]]) -> None:
         self._wanted: dict[EventPath, pa.Array] = {
@@ -38,8 +39,8 @@ class Filter:
         }
 
     def keeps(self, events: pa.RecordBatch) -> npt.NDArray[np.bool_]:
-        """True for each event that has one of the wanted values at every path."""
-        keep = np.ones(events.num_rows, np.bool_)
+        """True for each event that isn't erased and has one of the wanted values at every path."""
+        keep = ~erased(events)
         if self._wanted:
             columns = select(
                 events.column("value"), events.column("headers"), events.column("key"), list(self._wanted)

@@ -6,6 +6,7 @@ would cut by time, everything counts as waiting: then it cuts by rows and bytes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from milkrun.log.protocol import Log
-from milkrun.model.batch import BATCH_SCHEMA, Batch
+from milkrun.model.batch import BATCH_SCHEMA, Batch, TopicPartition
 from milkrun.model.clock import Clock
 from milkrun.model.errors import MilkrunError
 from milkrun.model.spec import PipelineSpec, SinkSpec
@@ -86,12 +87,12 @@ class SinkDraft:
     def tables(self) -> list[TableDraft]:
         """The tables, in the order in which they are first written."""
         found: dict[str, TableDraft] = {}
-        for output in self._outputs():
+        for topic, output in self._outputs():
             if isinstance(output, TableRows):
                 draft = found.setdefault(output.table, TableDraft(output.table, output.rows.slice(0, 0), {}))
                 if output.replaced is not None:
                     draft.replaced += output.replaced.num_rows
-                draft.rows = after(draft.rows, output)
+                draft.rows = after(draft.rows, output, topic)
                 draft.columns |= dict(output.columns)
         return list(found.values())
 
@@ -99,7 +100,7 @@ class SinkDraft:
         """The files, in the order in which they are written."""
         return [
             FileDraft(output, self._rows_in(output))
-            for output in self._outputs()
+            for _, output in self._outputs()
             if isinstance(output, FileContent)
         ]
 
@@ -112,9 +113,11 @@ class SinkDraft:
         """The statements that would make room for the rows. Transient where the target can't be looked at for now."""
         return self.sink.ddl([cut.plan for cut in self.cuts])
 
-    def _outputs(self) -> Iterator[TableRows | FileContent]:
+    def _outputs(self) -> Iterator[tuple[str, TableRows | FileContent]]:
+        """What is written, with the topic that it comes from."""
         for cut in self.cuts:
-            yield from cut.plan.outputs()
+            for output in cut.plan.outputs():
+                yield cut.stretch.partition.topic, output
 
     def _rows_in(self, file: FileContent) -> pa.Table | None:
         try:
@@ -123,8 +126,8 @@ class SinkDraft:
             return None
 
 
-def after(rows: pa.Table, output: TableRows) -> pa.Table:
-    """What a table that held `rows` holds after this: without those replaced, and with the new ones."""
+def after(rows: pa.Table, output: TableRows, topic: str) -> pa.Table:
+    """What a table that held `rows` holds after this, which comes from `topic`: without those replaced, and with the new ones."""
     if output.replaced is not None and rows.num_rows:
         stale = np.zeros(rows.num_rows, np.bool_)
         for name in output.replaced.column_names:
@@ -132,17 +135,15 @@ def after(rows: pa.Table, output: TableRows) -> pa.Table:
                 keys = output.replaced.column(name).drop_null()
                 hit = pc.is_in(rows.column(name), value_set=keys.combine_chunks())
                 stale |= hit.to_numpy()
-        same_topic = _same_topic(rows, output)
-        rows = rows.filter(pa.array(~(stale & same_topic)))
+        # A table may have several topics, whose keys have nothing to do with each other.
+        of_topic = pc.equal(rows.column(_topic_column(rows)), topic).to_numpy()
+        rows = rows.filter(pa.array(~(stale & of_topic)))
     return stacked([rows, output.rows])
 
 
-def _same_topic(rows: pa.Table, output: TableRows) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """A table may have several topics, whose keys have nothing to do with each other."""
-    if not output.rows.num_rows or "_topic" not in rows.column_names:
-        return np.ones(rows.num_rows, np.bool_)
-    topic = output.rows.column("_topic")[0]
-    return pc.equal(rows.column("_topic"), topic).to_numpy()  # type: ignore[no-any-return]
+def _topic_column(rows: pa.Table) -> str:
+    """The column that tells the topic; databases differ in the case of names."""
+    return str(next(name for name in rows.column_names if name.lower() == "_topic"))
 
 
 class SinkPreviewer:
@@ -163,21 +164,24 @@ class SinkPreviewer:
         self._log = log
         scope = schema_scope(pipeline.name, spec.name, generation)
         self._schemas = DraftSchemas(scope, pipeline.schema, log)
-        self._decoders: dict[str, Decoder] = {}
+        self._decoders: dict[TopicPartition, Decoder] = {}
 
     def plan(self, stretches: Sequence[Stretch], events: Readable) -> SinkDraft:
-        """Plan for these stretches one after the other; what the sink refuses ends it."""
+        """Plan for these stretches, a cut of each in turn, as a worker delivers what waits; what the sink refuses ends it."""
+        turns = deque(self._cuts(stretch, events) for stretch in stretches)
         try:
-            for stretch in stretches:
-                self._stretch(stretch, events)
+            while turns:
+                cuts = turns.popleft()
+                if next(cuts, None) is not None:
+                    turns.append(cuts)
         except MilkrunError as error:
             self._draft.problem = str(error)
         finally:
             self._draft.sink.close()
         return self._draft
 
-    def _stretch(self, stretch: Stretch, events: Readable) -> None:
-        decoder = self._decoder(stretch.partition.topic)
+    def _cuts(self, stretch: Stretch, events: Readable) -> Iterator[PlannedCut]:
+        decoder = self._decoder(stretch.partition)
         holding = self._holding(stretch)
         dead = pa.Table.from_batches([], BATCH_SCHEMA)
         offset = stretch.start
@@ -197,7 +201,7 @@ class SinkPreviewer:
             prepared, held = self._without_held(prepared, dead, holding)
             cut = replace(stretch, start=offset, end=end)
             letters = self._letters(stretch, refused, prepared)
-            self._add(cut, prepared, held, letters)
+            yield self._add(cut, prepared, held, letters)
             if self._spec.on_error == "stop" and letters:
                 self._draft.problem = (
                     f"{stretch.partition}: stops after the event at offset {end - 1}, which it refuses"
@@ -213,10 +217,11 @@ class SinkPreviewer:
         inside = int(np.searchsorted(batch.events.column("offset").to_numpy(), stretch.end))
         return Batch(batch.topic, batch.partition, batch.events.slice(0, inside), stretch.end)
 
-    def _decoder(self, topic: str) -> Decoder:
-        if topic not in self._decoders:
-            self._decoders[topic] = Decoder(self._pipeline, self._spec, topic, self._schemas)
-        return self._decoders[topic]
+    def _decoder(self, partition: TopicPartition) -> Decoder:
+        """As a worker has them, one a partition: each remembers which fields its schema didn't take."""
+        if partition not in self._decoders:
+            self._decoders[partition] = Decoder(self._pipeline, self._spec, partition.topic, self._schemas)
+        return self._decoders[partition]
 
     def _holding(self, stretch: Stretch) -> Holding | None:
         """What is held now, for events that the sink hasn't come to yet; what it was for earlier ones nobody knows any more."""
@@ -264,7 +269,9 @@ class SinkPreviewer:
         records = dead_letters.records(refusal, prepared.causes, *columns)
         return tuple(read_letters(self._pipeline.name, records))
 
-    def _add(self, cut: Stretch, prepared: Prepared, held: int, letters: tuple[DeadLetter, ...]) -> None:
+    def _add(
+        self, cut: Stretch, prepared: Prepared, held: int, letters: tuple[DeadLetter, ...]
+    ) -> PlannedCut:
         events = Events(
             partition=cut.partition,
             incarnation=cut.incarnation,
@@ -277,7 +284,9 @@ class SinkPreviewer:
             received_at=prepared.received_at(),
         )
         plan = self._draft.sink.plan(events)
-        self._draft.cuts.append(PlannedCut(cut, plan, len(events), len(prepared.filtered), held, letters))
+        planned = PlannedCut(cut, plan, len(events), len(prepared.filtered), held, letters)
+        self._draft.cuts.append(planned)
+        return planned
 
 
 def _after_dead(batch: pa.Table, dead: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

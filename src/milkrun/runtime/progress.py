@@ -36,7 +36,7 @@ class Progress:
     """The record of one task. Any thread may read it by `snapshot`."""
 
     def __init__(
-        self, clock: Clock, pipeline: str, kind: Literal["source", "sink", "archive"], name: str
+        self, clock: Clock, pipeline: str, kind: Literal["source", "sink", "archive", "erase"], name: str
     ) -> None:
         self.pipeline = pipeline
         self.kind = kind

@@ -21,6 +21,7 @@ from milkrun.model.faults import reach
 from milkrun.runtime.generations import Generation, Run
 from milkrun.runtime.holding import Mask, Offsets, held_offsets
 from milkrun.runtime.preparing import Filter, Prepared
+from milkrun.runtime.reading import EventReader
 from milkrun.runtime.refused import refused_offsets, superseded
 from milkrun.runtime.repairs import Repaired, RepairLane, without
 from milkrun.runtime.stores import CUTS, REFRESHED, REPAIRED
@@ -92,6 +93,7 @@ class RefreshLane:
         generation: int,
         only: dict[str, list[str]],
         log: Log,
+        reader: EventReader,
     ) -> None:
         self.orders: dict[int, Generation] = {}
         self._deliverer = deliverer
@@ -102,6 +104,7 @@ class RefreshLane:
         self._generation = generation
         self._own = Filter(only)
         self._log = log
+        self._reader = reader
 
     def step(self) -> int:
         """Go on with the first replay that isn't at its end; how many events were looked at, 0 where there is nothing to do."""
@@ -131,7 +134,7 @@ class RefreshLane:
         where, offset, seen = self._deliverer.partition, at.offset, 0
         chosen = pa.RecordBatch.from_pylist([], BATCH_SCHEMA)
         for _ in range(STEPS):
-            batch = self._log.read(where.topic, where.partition, offset, max_rows=STEP_ROWS)
+            batch = self._reader.read(where.topic, where.partition, offset, max_rows=STEP_ROWS)
             inside = batch.events.filter(pc.less(batch.events.column("offset"), end))
             offset = min(end, batch.next_offset)
             seen += inside.num_rows
@@ -213,7 +216,7 @@ class RefreshLane:
         where, offset = self._deliverer.partition, cut.offsets[0]
         parts = []
         while offset <= cut.offsets[-1]:
-            batch = self._log.read(where.topic, where.partition, offset, max_rows=STEP_ROWS)
+            batch = self._reader.read(where.topic, where.partition, offset, max_rows=STEP_ROWS)
             if batch.next_offset == offset:
                 break
             parts.append(batch.events.filter(pc.is_in(batch.events.column("offset"), pa.array(cut.offsets))))

@@ -16,19 +16,21 @@ from milkrun.runtime.dead_letters import HEADER_PREFIX
 from milkrun.runtime.holding import Offsets, held_offsets
 from milkrun.runtime.letters import read_letters
 from milkrun.runtime.preparing import Filter
+from milkrun.runtime.reading import EventReader
 from milkrun.runtime.routing import as_text
 
 READ_ROWS = 8_192
 
 
 def dead_batches(log: Log, pipeline: str) -> Iterator[Batch]:
-    """All dead letters of a pipeline; none before there is a topic for them."""
+    """All dead letters of a pipeline, with marks for those erased; none before there is a topic for them."""
     topic = dead_letter_topic(pipeline)
+    reader = EventReader(log)
     info = log.topic(topic)
     for partition in range(info.spec.partitions if info else 0):
         offset, end = log.bounds(topic, partition)
         while offset < end:
-            batch = log.read(topic, partition, offset, max_rows=READ_ROWS)
+            batch = reader.read(topic, partition, offset, max_rows=READ_ROWS)
             if batch.next_offset == offset:
                 break
             offset = batch.next_offset
@@ -52,13 +54,14 @@ def refused_offsets(log: Log, pipeline: str, party: str, partition: TopicPartiti
     for batch in dead_batches(log, pipeline):
         keep = np.ones(len(batch), np.bool_)
         for name, value in wanted.items():
-            keep &= pc.equal(_told(batch, name), value).fill_null(False).to_numpy(zero_copy_only=False)
-        keep &= ~pc.is_in(_told(batch, "id"), pa.array(done, pa.string())).to_numpy(zero_copy_only=False)
-        found.append(_told(batch, "offset").filter(pa.array(keep)).cast(pa.int64()).to_numpy())
+            keep &= pc.equal(told(batch, name), value).fill_null(False).to_numpy(zero_copy_only=False)
+        keep &= ~pc.is_in(told(batch, "id"), pa.array(done, pa.string())).to_numpy(zero_copy_only=False)
+        found.append(told(batch, "offset").filter(pa.array(keep)).cast(pa.int64()).to_numpy())
     return np.unique(np.concatenate(found))
 
 
-def _told(batch: Batch, name: str) -> pa.StringArray:
+def told(batch: Batch, name: str) -> pa.StringArray:
+    """What a batch of dead letters tells by the header of that name; null where there is none."""
     return as_text(header_values(batch.events.column("headers"), HEADER_PREFIX + name))
 
 
@@ -83,8 +86,9 @@ def superseded(
     )
     offset = max(log.bounds(partition.topic, partition.partition)[0], pc.min(batch.column("offset")).as_py())
     last: dict[bytes, int] = {}
+    reader = EventReader(log)
     while offset < end:
-        read = log.read(partition.topic, partition.partition, offset)
+        read = reader.read(partition.topic, partition.partition, offset)
         if read.next_offset == offset:
             break
         offset = read.next_offset

@@ -27,8 +27,18 @@ from milkrun.model.spec import dead_letter_topic
 from milkrun.plugin.sink import Sink
 from milkrun.runtime import accounting, dead_letters
 from milkrun.runtime.holding import Holding, Offsets
-from milkrun.runtime.letters import Letter, Order, State, Step, dump_letter, letter_key, order_key
+from milkrun.runtime.letters import (
+    Letter,
+    Order,
+    State,
+    Step,
+    dump_letter,
+    letter_key,
+    order_key,
+    read_orders,
+)
 from milkrun.runtime.preparing import Filter, Prepared
+from milkrun.runtime.reading import EventReader
 from milkrun.runtime.refused import superseded
 from milkrun.runtime.stores import CUTS, LETTERS, ORDERS, REPAIRED, STOPPED
 
@@ -103,6 +113,7 @@ class RepairLane:
         log: Log,
         clock: Clock,
         holding: Holding,
+        reader: EventReader,
     ) -> None:
         self.orders: dict[int, Order] = {}
         self.stopped: int | None = None
@@ -117,6 +128,7 @@ class RepairLane:
         self._log = log
         self._clock = clock
         self._holding = holding
+        self._reader = reader
         self.count = 0
 
     # -- starting
@@ -142,7 +154,7 @@ class RepairLane:
                 f"{self._deliverer.partition}: the log's cut of repaired events begins at {cut.start}, {self.count} were settled"
             )
         events = self._gather(np.array(cut.offsets, np.int64))
-        prepared = self._deliverer.decode_as(events, cut.schema, Filter(cut.only))
+        prepared = self._deliverer.decode_as(self._marked(events), cut.schema, Filter(cut.only))
         reach("repair.recovering")
         if self.needs_write(cut.start, cut.end):
             self._deliverer.write(cut, without(prepared, cut.superseded))
@@ -194,7 +206,7 @@ class RepairLane:
                 "back to the sink before, or drop the dead letters that they wait for"
             )
         events = self._gather(offsets)
-        version, prepared = self._deliverer.decode(events)
+        version, prepared = self._deliverer.decode(self._marked(events))
         if len(prepared.dead):
             self._refused_again(events, prepared)
         else:
@@ -228,6 +240,10 @@ class RepairLane:
         return pa.RecordBatch.from_arrays(
             [whole.column(index).combine_chunks() for index in range(whole.num_columns)], schema=BATCH_SCHEMA
         )
+
+    def _marked(self, events: pa.RecordBatch) -> pa.RecordBatch:
+        """The events with marks for those erased, which orders and what is held may still have."""
+        return self._reader.marked(events, self._deliverer.partition, self._deliverer.incarnation)
 
     def _deliver(self, version: int, events: pa.RecordBatch, prepared: Prepared) -> None:
         deliverer = self._deliverer
@@ -318,6 +334,25 @@ class RepairLane:
             before = [step.state for step in order.letter.steps]
             step = Step("repaired" if "repaired" in before else "open", SINK, self._clock.now(), why)
             self._write_letter(transaction, order, order.letter.after(step, order.letter.value))
+
+    def erase(self, transaction: Transaction, offsets: Offsets, why: str) -> None:
+        """Take out what a person has ordered about the dead letters of these events; letters on their way are given up."""
+        stored = read_orders(self._log, f"{self._place}/").get(self._place, {})
+        gone = np.intersect1d(np.array(list(stored), np.int64), offsets).tolist()
+        orders = [
+            stored[offset] for offset in gone if stored[offset].incarnation == self._deliverer.incarnation
+        ]
+        self.orders.update({order.offset: order for order in orders})
+        given_up = [order for order in orders if order.act == "deliver"]
+        for order in given_up:
+            step = Step("dropped", SINK, self._clock.now(), why)
+            self._write_letter(transaction, order, order.letter.after(step))
+        stamps = pa.array([order.timestamp for order in given_up], pa.int64())
+        self._counts(transaction, Stage.DROPPED, stamps)
+        self._end(transaction, orders, "dropped")
+        if self.stopped is not None and self.stopped in offsets:
+            self.stopped = None
+            transaction.put(STOPPED, self._place, None)
 
     def _refused_again(self, events: pa.RecordBatch, prepared: Prepared) -> None:
         """Letters that still can't be delivered go back to whoever sent them; events held become dead letters themselves."""

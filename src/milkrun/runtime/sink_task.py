@@ -24,6 +24,7 @@ from milkrun.runtime.generation_schemas import schemas_for
 from milkrun.runtime.generations import PRODUCTION, Generation, Run, generations_of, party_of
 from milkrun.runtime.letters import read_orders
 from milkrun.runtime.progress import Progress, State
+from milkrun.runtime.reading import EventReader
 from milkrun.runtime.registry import sink_class
 from milkrun.runtime.replaying import YIELD_SECONDS, Pace
 from milkrun.runtime.stores import party_key
@@ -98,6 +99,7 @@ class SinkTask(Task):
         self._live = live
         self._pace = None if run.live else Pace(clock, run.rate, self._production_is_busy)
         self._holds = False
+        self._reader = EventReader(log)
         self._deliveries: dict[TopicPartition, Delivery] = {}
         self._wanted: dict[TopicPartition, str] = {}
         self._renew_at = 0.0
@@ -105,6 +107,7 @@ class SinkTask(Task):
         self._repair_at = self._refresh_at = 0.0
         self._orders_seen: int | None = None
         self._refresh_seen: int | None = None
+        self._erasures_seen: bytes | None = None
         self._refreshing: dict[int, Generation] = {}
         self._flushing = False
         self._quiet = False
@@ -162,7 +165,7 @@ class SinkTask(Task):
         while not self._stop.is_set():
             version = self._log.version()
             self._assign(sink, schemas)
-            if self._repair(version):
+            if self._erase() or self._repair(version):
                 continue
             stopped = [delivery.stopped for delivery in self._deliveries.values() if delivery.stopped]
             moved, next_due = (False, None) if stopped else self._turn()
@@ -193,6 +196,19 @@ class SinkTask(Task):
                 "task waits for a person", pipeline=self._pipeline.name, task=self._spec.name, reason=text
             )
         self.progress.at(state, text)
+
+    def _erase(self) -> bool:
+        """Do what was ordered erased; whether there was anything."""
+        last = self._reader.last()
+        if last != self._erasures_seen:
+            self._erasures_seen = last
+            for delivery in self._deliveries.values():
+                delivery.erasures_due = True
+        done = sum(delivery.erase() for delivery in self._deliveries.values() if delivery.erasures_due)
+        if done:
+            self._quiet = False
+            self.progress.moved(0)
+        return done > 0
 
     def _repair(self, version: int) -> bool:
         """Do what has been decided about dead letters, and what follows for events held; whether there was anything."""
@@ -315,6 +331,7 @@ class SinkTask(Task):
                     clock=self._clock,
                     schemas=schemas,
                     run=self._run,
+                    reader=self._reader,
                 )
                 delivery.lease = lease
                 self.progress.moved(delivery.recover())

@@ -45,6 +45,14 @@ PROGRESS = "progress"
 GENERATIONS = "generation"
 """`<pipeline>/<sink>`: which generations of a sink there are; nothing stands there of one that has had no replay."""
 
+ERASURES = "erasure"
+"""`<id>`: an erasure that was ordered, see `milkrun.runtime.erasures`."""
+
+ERASED_BY_SINKS = "erased-by-sink"
+"""`<pipeline>/<sink>/<topic>/<partition>/<erasure>`: that a sink holds nothing any more of what was erased of a topic partition."""
+
+ERASING = "erasing"
+"""`last`: changes with each order to erase something."""
 
 MOVES = "_move"
 """How far a move to another log has come: `mark` on both logs, the rest on the one that is moved to."""

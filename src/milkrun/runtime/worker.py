@@ -1,7 +1,7 @@
 """A worker: the tasks of a project's pipelines in one process, each in a thread of its own.
 
 Several workers may run one project on one log; leases divide the work. The worker writes what its tasks do into the log every
-`HEARTBEAT_SECONDS`, and does the log's housekeeping.
+`HEARTBEAT_SECONDS`, does the log's housekeeping, and finishes erasures.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from milkrun.model.errors import Fatal, Transient
 from milkrun.model.spec import PipelineSpec, ProjectSpec, SinkSpec
 from milkrun.runtime.archiving import ArchiveTask
 from milkrun.runtime.changing import Change, ChangeTask
+from milkrun.runtime.eraser import ErasingTask
 from milkrun.runtime.generations import Run
 from milkrun.runtime.progress import State
 from milkrun.runtime.roster import Roster
@@ -70,6 +71,7 @@ class Worker:
             if isinstance(log, TieredLog)
             else []
         )
+        self._erasing = ErasingTask(log, clock, name, self._fail)
         self._upkeep = threading.Thread(target=self._keep_up, name=f"upkeep {name}", daemon=True)
 
     @property
@@ -116,20 +118,20 @@ class Worker:
             return False
         self._sinks.flush()
         try:
-            return self._sinks.settled
+            return self._sinks.settled and self._erasing.quiet
         except Transient:
             return False  # The log can't be asked at this moment.
 
     def start(self) -> None:
         """Start all tasks; returns at once."""
-        for task in (*self._sources, *self._archives):
+        for task in (*self._sources, *self._archives, self._erasing):
             task.start()
         self._sinks.start()
         self._upkeep.start()
 
     def close(self) -> None:
         """Begin a graceful stop; returns at once. Sources stop taking in; what they took in is made durable and answered."""
-        for task in (*self._sources, *self._archives):
+        for task in (*self._sources, *self._archives, self._erasing):
             task.close()
         self._sinks.close()
         self._stop.set()
@@ -137,7 +139,8 @@ class Worker:
     def join(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for all tasks to end; whether they did."""
         deadline = self._clock.monotonic() + timeout
-        ended = [task.join(max(0.0, deadline - self._clock.monotonic())) for task in self._tasks]
+        tasks = [*self._tasks, self._erasing]
+        ended = [task.join(max(0.0, deadline - self._clock.monotonic())) for task in tasks]
         if self._upkeep.is_alive():
             self._upkeep.join(max(0.1, deadline - self._clock.monotonic()))
         return all(ended)
@@ -153,13 +156,17 @@ class Worker:
     def _keep_up(self) -> None:
         housekeep_at = self._clock.monotonic() + HOUSEKEEP_SECONDS
         while not self._clock.wait(self._stop, HEARTBEAT_SECONDS):
-            steps = [*(task.renew for task in self._tasks), self._sinks.converge, self._beat]
+            steps = [
+                *(task.renew for task in (*self._tasks, self._erasing)),
+                self._sinks.converge,
+                self._beat,
+            ]
             if self._clock.monotonic() >= housekeep_at:
                 steps.append(self._log.housekeep)
                 housekeep_at = self._clock.monotonic() + HOUSEKEEP_SECONDS
             for step in steps:
                 self._do(step)
-        for task in self._tasks:
+        for task in (*self._tasks, self._erasing):
             task.join(STOP_SECONDS)
         self._do(self._beat)
 

@@ -101,8 +101,9 @@ class FolderStore(Store):
 
     def delete(self, name: str) -> None:
         target = self._root / name
-        with _translated(target, "removing"):
-            target.unlink(missing_ok=True)
+        with _translated(target, "removing"), suppress(FileNotFoundError):
+            target.unlink()
+            _sync_folder(target.parent)
 
     @property
     def place(self) -> str:

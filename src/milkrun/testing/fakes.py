@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from milkrun.model.batch import HEADERS, TopicPartition
+from milkrun.model.erasing import Offsets
 from milkrun.model.errors import Fenced, Refused
 from milkrun.model.spec import CutSpec
 from milkrun.model.stacking import stacked
@@ -41,10 +42,14 @@ POSITION_SOURCE = SourceCapabilities(Delivery.EXACTLY_ONCE, "position", "one wor
 ACK_SOURCE = SourceCapabilities(Delivery.AT_LEAST_ONCE, "ack", "every worker")
 """A source whose far side keeps what isn't acknowledged."""
 
-STORED_SINK = SinkCapabilities(Delivery.EXACTLY_ONCE, "stored", "partitions", repairs=True, generations=True)
+STORED_SINK = SinkCapabilities(
+    Delivery.EXACTLY_ONCE, "stored", "partitions", repairs=True, generations=True, erases=True
+)
 """What a `MemoryTarget` says of itself unless told otherwise."""
 
-NAMED_SINK = SinkCapabilities(Delivery.IDEMPOTENT, "named", "partitions", repairs=True, generations=True)
+NAMED_SINK = SinkCapabilities(
+    Delivery.IDEMPOTENT, "named", "partitions", repairs=True, generations=True, erases=True
+)
 """A sink whose names carry the position: a cut written twice is there once."""
 
 Failures = Mapping[tuple[str, int], BaseException]
@@ -199,7 +204,7 @@ class MemoryTarget:
     """The target of a `MemorySink`: what is in it outlives the sink's instances.
 
     Failures may be put on `open`, `position`, `repair_position`, `plan`, `write` (nothing was written), `written` (all was, but the answer got
-    lost), `audit`, `switch`, `drop` and `close`. With `stored` positions a cut that doesn't begin at the target's position is `Fenced`.
+    lost), `audit`, `switch`, `drop`, `erase` and `close`. With `stored` positions a cut that doesn't begin at the target's position is `Fenced`.
     """
 
     capabilities: SinkCapabilities = STORED_SINK
@@ -264,6 +269,34 @@ class MemoryTarget:
         for positions in (target.positions, target.repair_positions):
             for partition, at in positions.items():
                 positions[partition] = TargetPosition(at.incarnation, at.generation, -1)
+
+    def erase(self, partition: TopicPartition, incarnation: str, offsets: Offsets) -> int:
+        """As `Sink.erase`."""
+        self.calls.reach("erase")
+        return sum(
+            target._erase(written, partition, incarnation, pa.array(offsets))
+            for target in (self, *self.others.values())
+            for written in (target.cuts, target.repairs)
+        )
+
+    def _erase(
+        self,
+        written: dict[tuple[TopicPartition, str, int, int], Events],
+        partition: TopicPartition,
+        incarnation: str,
+        offsets: pa.Array,
+    ) -> int:
+        gone = 0
+        for key, events in written.items():
+            if key[:2] == (partition, incarnation):
+                kept = pc.invert(pc.is_in(events.batch.column("offset"), offsets))
+                gone += pc.sum(pc.invert(kept)).as_py() or 0
+                left = {
+                    name: getattr(events, name).filter(kept)
+                    for name in ("batch", "columns", "ids", "received_at")
+                }
+                written[key] = replace(events, **left)
+        return gone
 
     def topics(self) -> list[str]:
         """The topics something was written of."""
@@ -398,6 +431,9 @@ class MemorySink(Sink):
 
     def drop(self, generation: int) -> None:
         self.target.drop(generation)
+
+    def erase(self, partition: TopicPartition, incarnation: str, offsets: Offsets) -> int:
+        return self.target.erase(partition, incarnation, offsets)
 
     def audit(self, topic: str) -> pa.Table:
         self.target.calls.reach("audit")

@@ -55,7 +55,7 @@ class GenerationsContract(SinkContract):
             located = [n for n in range(20) if sink.locate(TopicPartition(topic, 0), n) is not None]
         offsets = sorted(found["offset"].to_pylist())
         assert located == offsets
-        assert sorted(held["_offset"].to_pylist() if held.num_rows else []) == offsets
+        assert sorted(self.as_row(row)["_offset"] for row in held.to_pylist()) == offsets
         return offsets
 
     def stands(self, folder: Path, *generations: int) -> list[int | None]:

@@ -9,12 +9,17 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from milkrun.log import erased
+from milkrun.log.erased import ErasedEvents
 from milkrun.log.protocol import Lease, Log, Transaction
 from milkrun.model.batch import HEADERS, RECORD_SCHEMA, TIMESTAMP
+from milkrun.model.erasing import Offsets
 from milkrun.model.errors import ConfigError, Fenced, NotFound, OffsetOutOfRange, Refused
 from milkrun.model.ledger import LedgerEntry, Stage
 from milkrun.model.spec import TopicSpec
@@ -71,6 +76,18 @@ def values(log: Log, topic: str, partition: int = 0, **limits: int) -> list[byte
     return [value for _, value in read_all(log, topic, partition, **limits)]
 
 
+def order_erasure(
+    log: Log, topic: str, offsets: Sequence[int], erasure: str, partition: int = 0
+) -> ErasedEvents:
+    """What a command puts into the log before anything is erased."""
+    info, numbers = log.topic(topic), np.array(offsets, np.int64)
+    assert info is not None
+    order = ErasedEvents(topic, info.incarnation, partition, erasure, numbers, numbers)
+    with log.transaction() as transaction:
+        erased.put(transaction, order)
+    return order
+
+
 def eventually(condition: Callable[[], bool]) -> None:
     """Wait for what a log over a network takes a moment for; a log on this machine has it at once."""
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -80,7 +97,10 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 class LogContract(ABC):
-    """The suite. `open_log` is called again to open the same log once more, as another process would."""
+    """The suite. `open_log` is called again to open the same log once more, as another process would. A log that `erases` has marks in
+    the place of all erased events in the end."""
+
+    erases: bool = True
 
     @abstractmethod
     def open_log(self, clock: ManualClock) -> Log:
@@ -572,6 +592,64 @@ class LogContract(ABC):
         assert set(found) <= set(whole)
         batch = log.read("table", 0, 0, max_rows=1)
         assert batch.next_offset > 0
+
+    # -- erasure
+
+    def test_marks_take_the_place_of_erased_events(self, log: Log, clock: ManualClock) -> None:
+        written = records(
+            [b"a", b"b", None, b"d", b"e"],
+            keys=[b"k", b"l", b"k", None, b"k"],
+            headers=[[("h", b"1")], [], [], [("a", None), ("a", b"")], [("h", b"2")]],
+        )
+        for part in (written.slice(0, 3), written.slice(3)):
+            with log.transaction() as transaction:
+                transaction.append("shop", 0, part)
+        append(log, "shop", [b"other"], partition=1)
+        before = self._rows(log)
+        chosen = [before[0]["offset"], before[2]["offset"], before[4]["offset"]]
+        past = log.bounds("shop", 0)[1] + 5
+        order_erasure(log, "shop", [*chosen, past], "first")
+        left = log.erase("shop", 0, self._offsets(*chosen, past), "first")
+        assert set(left.tolist()) <= set(chosen)
+        header = {"key": "milkrun.erased", "value": b"first"}
+        marked = [
+            {**row, "key": None, "value": None, "headers": [header]} if row["offset"] in chosen else row
+            for row in before
+        ]
+        if not self.erases:
+            assert left.tolist() == chosen
+            assert self._rows(log) == before
+            return
+        eventually(lambda: self._rows(log) == marked)
+        # What is erased stays as it is.
+        order_erasure(log, "shop", [before[1]["offset"], chosen[1]], "second")
+        log.erase("shop", 0, self._offsets(before[1]["offset"], chosen[1]), "second")
+        again = {"key": None, "value": None, "headers": [{"key": "milkrun.erased", "value": b"second"}]}
+        marked[1] = {**before[1], **again}
+        eventually(lambda: self._rows(log) == marked)
+        assert values(log, "shop", 1) == [b"other"]
+        assert log.offset_at("shop", 0, NOW + 2) == chosen[1]
+        other = self.open_log(clock)
+        assert self._rows(other) == marked
+        other.close()
+
+    @staticmethod
+    def _rows(log: Log) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = log.read("shop", 0, log.bounds("shop", 0)[0]).events.to_pylist()
+        return rows
+
+    @staticmethod
+    def _offsets(*offsets: int) -> Offsets:
+        return np.array(offsets, np.int64)
+
+    def test_nothing_is_erased_where_nothing_is(self, log: Log) -> None:
+        append(log, "shop", [b"a"])
+        for topic, partition in (("nothing", 0), ("shop", 2)):
+            with pytest.raises(NotFound):
+                log.erase(topic, partition, self._offsets(0), "first")
+        past = log.bounds("shop", 0)[1]
+        assert log.erase("shop", 0, self._offsets(past, past + 1), "first").tolist() == []
+        assert values(log, "shop") == [b"a"]
 
     # -- durability
 

@@ -8,13 +8,14 @@ from typing import Any
 import duckdb
 
 from milkrun.plugin.sink import Sink
+from milkrun.testing.erasure_contract import UpsertErasureContract
 from milkrun.testing.generations_contract import GenerationsContract
 from milkrun.testing.repair_contract import RepairContract
-from milkrun.testing.sink_contract import StoredPositionContract, UpsertContract
+from milkrun.testing.sink_contract import StoredPositionContract
 from tests.connectors.duckdb.warehouse import FILE, make
 
 
-class TestDuckDBSink(RepairContract, StoredPositionContract, UpsertContract, GenerationsContract):
+class TestDuckDBSink(RepairContract, StoredPositionContract, UpsertErasureContract, GenerationsContract):
     def make(self, folder: Path) -> Sink:
         return make(folder)
 

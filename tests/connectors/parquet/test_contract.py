@@ -9,12 +9,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from milkrun.plugin.sink import Sink
+from milkrun.testing.erasure_contract import ErasureContract
 from milkrun.testing.generations_contract import GenerationsContract
 from milkrun.testing.repair_contract import RepairContract
 from tests.connectors.parquet.lake import LAKE, make
 
 
-class TestParquetSink(RepairContract, GenerationsContract):
+class TestParquetSink(RepairContract, GenerationsContract, ErasureContract):
     def make(self, folder: Path) -> Sink:
         return make(folder)
 

@@ -12,6 +12,7 @@ import pytest
 from pyarrow import fs
 
 from milkrun.plugin.sink import Sink
+from milkrun.testing.erasure_contract import ErasureContract
 from milkrun.testing.generations_contract import GenerationsContract
 from milkrun.testing.repair_contract import RepairContract
 from tests.connectors.parquet.lake import BUCKET, make_s3
@@ -27,7 +28,7 @@ def prefix(folder: Path) -> str:
     return sha256(str(folder).encode()).hexdigest()[:16]
 
 
-class TestParquetSinkOnS3(RepairContract, GenerationsContract):
+class TestParquetSinkOnS3(RepairContract, GenerationsContract, ErasureContract):
     server: S3Server
 
     @pytest.fixture(autouse=True)

@@ -1,4 +1,6 @@
-"""Two cuts, the second with a field more; run as a program it writes them: `python -m tests.connectors.postgres.cuts URL FOLDER MODE`."""
+"""Two cuts, the second with a field more; run as a program it writes them: `python -m tests.connectors.postgres.cuts URL FOLDER MODE`.
+With the mode `switch` it switches to generation 2 instead.
+"""
 
 from __future__ import annotations
 
@@ -21,4 +23,9 @@ SECOND = cut(
 
 if __name__ == "__main__":
     url, folder, mode = sys.argv[1:]
-    deliver(make(url, Path(folder), mode="upsert" if mode == "upsert" else "append"), FIRST, SECOND)
+    sink = make(url, Path(folder), mode="upsert" if mode == "upsert" else "append")
+    if mode == "switch":
+        sink.open()
+        sink.switch(2, 1)
+    else:
+        deliver(sink, FIRST, SECOND)

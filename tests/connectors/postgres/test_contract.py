@@ -16,9 +16,10 @@ from milkrun.connectors.postgres.planning import LONGEST_NAME
 from milkrun.plugin.sink import Sink
 from milkrun.tables.names import shortened
 from milkrun.testing.cuts import Event
+from milkrun.testing.erasure_contract import UpsertErasureContract
 from milkrun.testing.generations_contract import GenerationsContract
 from milkrun.testing.repair_contract import RepairContract
-from milkrun.testing.sink_contract import StoredPositionContract, UpsertContract
+from milkrun.testing.sink_contract import StoredPositionContract
 from tests.connectors.postgres.warehouse import connect, make
 from tests.servers.postgres import PostgresServer
 
@@ -27,7 +28,7 @@ _DOCUMENTS = {"extra", "customer", "lines", "matrix", "in", "s", "l", "more"}
 
 
 @pytest.mark.integration
-class TestPostgresSink(RepairContract, StoredPositionContract, UpsertContract, GenerationsContract):
+class TestPostgresSink(RepairContract, StoredPositionContract, UpsertErasureContract, GenerationsContract):
     keeps_minus_zero_within = False
 
     @pytest.fixture(autouse=True)

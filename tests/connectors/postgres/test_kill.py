@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from milkrun.connectors.postgres import PostgresSink
 from milkrun.model.batch import TopicPartition
 from milkrun.model.errors import Reopen, Unreachable
 from milkrun.model.faults import reach
 from milkrun.testing.cuts import ORDER, cut, orders
 from tests.connectors.postgres import cuts
-from tests.connectors.postgres.warehouse import make, query
+from tests.connectors.postgres.warehouse import deliver, make, query
 from tests.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.integration
@@ -61,6 +63,27 @@ def test_a_killed_write_is_whole_or_nothing(
     sink.close()
     statement = "SELECT count(*), count(DISTINCT _offset), count(more) FROM shop_order"
     assert query(postgres, tmp_path, statement) == [(second, second, 2000)]
+
+
+@pytest.mark.parametrize(
+    ("place", "made"), [("postgres.before_switch:1", False), ("postgres.after_switch:1", True)]
+)
+def test_a_killed_switch_is_made_or_not_and_made_once(
+    postgres: PostgresServer, tmp_path: Path, place: str, made: bool
+) -> None:
+    sink = make(postgres, tmp_path)
+    other = PostgresSink(sink.config, replace(sink.context, generation=2))
+    deliver(sink, cuts.FIRST)
+    deliver(other, *(replace(each, generation=2) for each in (cuts.FIRST, cuts.SECOND)))
+    run_until_killed(postgres, tmp_path, place, "switch")
+    counts = "SELECT count(*) FROM shop_order"
+    assert query(postgres, tmp_path, counts) == [(3000 if made else 1000,)]
+    sink.open()
+    for _ in range(2):
+        sink.switch(2, 1)
+        assert query(postgres, tmp_path, counts) == [(3000,)]
+    assert sink.audit("shop.order").num_rows == 1000
+    sink.close()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""Run as a process: fills a log where it is empty and archives all of it. It may be killed at any place of the archiver.
+"""Run as a process: fills a log where it is empty and archives all of it; or erases events of one that is archived. It may be killed at any
+place of the archiver.
 
-`python -m tests.log.archive.deaths FOLDER`.
+`python -m tests.log.archive.deaths FOLDER [erase]`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from milkrun.log.archive import files as archive_files
 from milkrun.log.archive.tiered import TieredLog
 from milkrun.model.spec import ArchiveRule, TopicSpec
 from milkrun.testing.clock import ManualClock
-from milkrun.testing.log_contract import NOW
+from milkrun.testing.log_contract import NOW, order_erasure
 from tests.log.archive.depot import HOUR, append, archive, open_tiered
 
 EVENTS = 1_200
 COMMIT = 100
+PERSON = list(range(7, EVENTS, 61))
 OLD = NOW - int(2 * HOUR * 1000)
 RULE = ArchiveRule(HOUR, HOUR, 8_000)
 
@@ -41,14 +43,22 @@ def fill(log: TieredLog) -> None:
         append(log, "shop", [value(number) for number in range(start, start + COMMIT)], [OLD] * COMMIT)
 
 
-def main(folder: Path) -> None:
-    """Fill and archive."""
+def erase(log: TieredLog) -> None:
+    """What a command does: order the erasure, and erase what it can."""
+    ordered = order_erasure(log, "shop", PERSON, "x")
+    log.erase("shop", 0, ordered.offsets, "x")
+
+
+def main(folder: Path, what: list[str]) -> None:
+    """Fill and archive; or erase, and let the archive's turn do its part."""
     log = opened(folder)
     if log.topic("shop") is None:
         fill(log)
+    if what == ["erase"]:
+        erase(log)
     archive(log, ManualClock(NOW))
     log.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -260,6 +260,22 @@ def test_a_place_holds_one_logs_archive(log: TieredLog, clock: ManualClock, tmp_
     other.close()
 
 
+def test_a_place_with_files_of_nobody_knows_whom_is_left_alone(
+    log: TieredLog, clock: ManualClock, tmp_path: Path
+) -> None:
+    log.create_topic(TopicSpec("a"))
+    append(log, "a", [b"1"], [clock.now()])
+    clock.advance(2 * HOUR)
+    archive(log, clock)
+    (tmp_path / "archive/_milkrun/archive.json").unlink()
+    before = sorted((tmp_path / "archive").rglob("*.parquet"))
+    other = open_tiered(tmp_path / "other", clock, archive=spec(tmp_path))
+    with pytest.raises(Refused, match=r"holds archived events .* run `milkrun archive rebuild`"):
+        archive(other, clock)
+    other.close()
+    assert sorted((tmp_path / "archive").rglob("*.parquet")) == before
+
+
 def test_files_that_no_manifest_has_are_removed_and_others_stay(
     log: TieredLog, clock: ManualClock, tmp_path: Path
 ) -> None:

@@ -10,13 +10,14 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from milkrun.log import erased
 from milkrun.log.archive.archiver import Archiver
 from milkrun.log.archive.tiered import TieredLog
 from milkrun.log.opening import open_log
 from milkrun.model.clock import SystemClock
 from milkrun.model.errors import Refused
 from milkrun.model.spec import ArchiveRule, KafkaLogSpec, TopicSpec
-from milkrun.testing.log_contract import append, eventually, values
+from milkrun.testing.log_contract import append, eventually, order_erasure, read_all, values
 from tests.log.archive.depot import archive, archiving, files, spec
 
 pytestmark = [pytest.mark.soak, pytest.mark.integration, pytest.mark.xdist_group("kafka archive")]
@@ -97,6 +98,30 @@ def test_topics_of_others_are_archived_and_never_trimmed(kafka: str, tmp_path: P
     trimmed.close()
     assert log.hot.bounds(topic, 0) == (60, 100)
     assert values(log, topic) == [f"{number}".encode() for number in range(100)]
+    log.close()
+
+
+def test_what_the_cluster_still_has_is_pending(kafka: str, tmp_path: Path) -> None:
+    keeping = ArchiveRule(after_seconds=-1e9, keep_hot_seconds=1e9, file_bytes=1 << 20)
+    log = opened(kafka, tmp_path, "erased", {"*": keeping})
+    log.create_topic(TopicSpec("erased.shop"))
+    append(log, "erased.shop", [f"{number}".encode() for number in range(50)])
+    assert archive(log, CLOCK).events == 50
+    offsets = [offset for offset, value in read_all(log, "erased.shop") if value in (b"7", b"30")]
+    ordered = order_erasure(log, "erased.shop", offsets, "x")
+    assert log.erase("erased.shop", 0, ordered.offsets, "x").tolist() == offsets
+    for rewritten in (1, 0):
+        turn = archive(log, CLOCK)
+        assert (turn.rewritten, turn.problems) == (rewritten, [])
+        assert [each.pending.tolist() for each in erased.read_all(log)] == [offsets]
+    log.close()
+    log = opened(kafka, tmp_path, "erased", {"*": AT_ONCE}, name="w2")
+    archive(log, CLOCK)
+    assert archive(log, CLOCK).rewritten == 0
+    assert [each.pending.tolist() for each in erased.read_all(log)] == [[]]
+    assert values(log, "erased.shop") == [
+        None if number in (7, 30) else f"{number}".encode() for number in range(50)
+    ]
     log.close()
 
 

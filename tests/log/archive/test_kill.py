@@ -1,4 +1,4 @@
-"""kill -9 at each step of archiving: no event is missing or there twice, at any time, and the next run finishes the work."""
+"""kill -9 at each step of archiving and of erasing: no event is missing or there twice, at any time, and the next run finishes the work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.log.archive.deaths import EVENTS, opened, value
+from milkrun.log.erased import read_all
+from milkrun.testing.log_contract import values
+from tests.log.archive.deaths import EVENTS, PERSON, opened, value
 from tests.log.archive.depot import files, stored
 
 PLACES = (
@@ -29,12 +31,23 @@ PLACES = (
 """The 15th commit enters the first file: the topic's declaration, twelve appends and the archive's identity come before."""
 
 
-def run(folder: Path, place: str | None) -> int:
+ERASING = (
+    "archive.erase_staged:1",
+    "archive.erase_stored:2",
+    "archive.erase_verified:1",
+    "archive.erase_committed:1",
+    "archive.erase_committed:3",
+    "archive.erase_deleted:2",
+    "archive.erase_done:1",
+)
+
+
+def run(folder: Path, place: str | None, *what: str) -> int:
     """Archive in a process of its own, which dies at the place; its exit status."""
     environment = {name: text for name, text in os.environ.items() if name != "MILKRUN_KILL_AT"}
     if place is not None:
         environment["MILKRUN_KILL_AT"] = place
-    command = [sys.executable, "-m", "tests.log.archive.deaths", str(folder)]
+    command = [sys.executable, "-m", "tests.log.archive.deaths", str(folder), *what]
     root = Path(__file__).parents[3]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, check=False)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
@@ -81,5 +94,35 @@ def test_a_death_leaves_neither_hole_nor_overlap(tmp_path: Path, place: str) -> 
     assert log.hot.bounds("shop", 0) == (EVENTS, EVENTS)
     log.close()
     assert run(tmp_path, None) == 0
+    assert stored(tmp_path) == sorted(file.name for file in held)
+    assert list((tmp_path / ".milkrun/archive").iterdir()) == []
+
+
+def seen(folder: Path) -> list[bytes | None]:
+    """What readers see, and that each event which isn't pending any more is a mark."""
+    log = opened(folder)
+    found = values(log, "shop")
+    pending = {offset for each in read_all(log) for offset in each.pending.tolist()}
+    assert len(found) == EVENTS
+    for number, event in enumerate(found):
+        wanted = [value(number)] if number not in PERSON else [None, value(number)][: 1 + (number in pending)]
+        assert event in wanted
+    log.close()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ERASING)
+def test_a_death_leaves_no_erased_event_that_is_thought_gone(tmp_path: Path, place: str) -> None:
+    assert run(tmp_path, None) == 0
+    assert run(tmp_path, place, "erase") == -signal.SIGKILL
+    seen(tmp_path)
+    assert run(tmp_path, None) == 0
+    assert seen(tmp_path) == [None if number in PERSON else value(number) for number in range(EVENTS)]
+    log = opened(tmp_path)
+    held = files(log, "shop")
+    assert len(held) > 2 and all(file.version == 2 for file in held)
+    assert [each.pending.tolist() for each in read_all(log)] == [[]]
+    log.close()
     assert stored(tmp_path) == sorted(file.name for file in held)
     assert list((tmp_path / ".milkrun/archive").iterdir()) == []

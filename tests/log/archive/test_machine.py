@@ -1,9 +1,10 @@
-"""Any mix of appends, archiving, retention and reads: what is read is what a list of all events has."""
+"""Any mix of appends, archiving, retention, erasure and reads: what is read is what a list of all events has."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,13 +13,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from milkrun.log import erased
 from milkrun.log.archive import files as archive_files
 from milkrun.log.archive.tiered import TieredLog
 from milkrun.log.embedded import upkeep
+from milkrun.model import erasing
 from milkrun.model.errors import OffsetOutOfRange
 from milkrun.model.spec import ArchiveRule, TopicSpec
 from milkrun.testing.clock import ManualClock
-from milkrun.testing.log_contract import NOW, read_all, records
+from milkrun.testing.log_contract import NOW, order_erasure, records
 from tests.log.archive.depot import archive, files, open_tiered, stored
 
 AFTER, KEEP = 100.0, 200.0
@@ -39,7 +42,7 @@ events = st.lists(
 
 
 class ArchiveMachine(RuleBasedStateMachine):
-    """`model` has every event of a partition, in order: its offset is its place there."""
+    """`model` has every event of a partition, in order: its offset is its place there. `erased` has the offsets that were ordered erased."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,6 +52,8 @@ class ArchiveMachine(RuleBasedStateMachine):
         self.clock = ManualClock(NOW)
         self.log = self.opened()
         self.model: dict[tuple[str, int], list[Event]] = {place: [] for place in PLACES}
+        self.erased: dict[tuple[str, int], set[int]] = {place: set() for place in PLACES}
+        self.erasures = 0
 
     def opened(self) -> TieredLog:
         return open_tiered(self.folder, self.clock, {"*": ArchiveRule(AFTER, KEEP, FILE_BYTES)})
@@ -79,6 +84,20 @@ class ArchiveMachine(RuleBasedStateMachine):
     @rule(fill=st.booleans())
     def archive(self, fill: bool) -> None:
         assert archive(self.log, self.clock, fill=fill).problems == []
+        assert not any(len(each.pending) for each in erased.read_all(self.log))
+
+    @rule(place=st.sampled_from(PLACES), data=st.data(), finished=st.booleans())
+    def erase(self, place: tuple[str, int], data: st.DataObject, finished: bool) -> None:
+        """A command orders an erasure; it may die before it has put marks, or said what is left."""
+        there = range(len(self.model[place]))
+        offsets = sorted(data.draw(st.sets(st.sampled_from(there), max_size=8))) if there else []
+        self.erasures += 1
+        order = order_erasure(self.log, place[0], offsets, f"e{self.erasures}", place[1])
+        self.erased[place].update(offsets)
+        if finished:
+            left = self.log.erase(*place, order.offsets, order.erasure)
+            with self.log.transaction() as transaction:
+                erased.put(transaction, replace(order, pending=left))
 
     @rule()
     def housekeep(self) -> None:
@@ -96,7 +115,22 @@ class ArchiveMachine(RuleBasedStateMachine):
         batch = self.log.read(*place, offset, max_rows=rows)
         assert len(batch) == batch.next_offset - offset <= rows
         assert len(batch) > 0 or offset == end
-        assert self.plain(batch.events) == self.model[place][offset : batch.next_offset]
+        self.check(place, batch.events)
+
+    def check(self, place: tuple[str, int], events: pa.RecordBatch) -> None:
+        """Each event is as the model has it: a mark where it is erased, perhaps still the event where that is pending."""
+        info = self.log.topic(place[0])
+        assert info is not None
+        pending = erased.pending(erased.read(self.log, place[0], info.incarnation, place[1]))
+        marks = erasing.erased(events)
+        for offset, found, mark in zip(
+            events.column("offset").to_pylist(), self.plain(events), marks, strict=True
+        ):
+            time, *_ = event = self.model[place][offset]
+            if offset in self.erased[place] and (mark or offset not in pending):
+                assert mark and found == (time, None, None)
+            else:
+                assert not mark and found == event
 
     @staticmethod
     def plain(batch: pa.RecordBatch) -> list[Event]:
@@ -132,8 +166,13 @@ class ArchiveMachine(RuleBasedStateMachine):
             assert self.log.bounds(*place) == (0, len(model))
             info = self.log.partition(*place)
             assert (info.start, info.end, info.rows) == (0, len(model), len(model))
-            found = read_all(self.log, *place)
-            assert found == [(offset, event[2]) for offset, event in enumerate(model)]
+            offset = 0
+            while offset < len(model):
+                batch = self.log.read(*place, offset)
+                assert batch.events.column("offset").to_pylist() == list(range(offset, batch.next_offset))
+                self.check(place, batch.events)
+                assert batch.next_offset > offset
+                offset = batch.next_offset
 
     @invariant()
     def tiers_meet(self) -> None:

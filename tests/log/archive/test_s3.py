@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from milkrun.log.embedded import EmbeddedLog
 from milkrun.model.errors import Refused
 from milkrun.model.spec import ArchiveRule, TopicSpec
 from milkrun.testing.clock import ManualClock
-from milkrun.testing.log_contract import NOW, values
+from milkrun.testing.log_contract import NOW, order_erasure, values
 from tests.log.archive.depot import HOUR, append, archive, files, spec
 from tests.servers.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server, s3_server
 
@@ -82,6 +83,26 @@ def test_orphans_are_removed_and_the_place_stays_one_logs(
     assert list(log.site.store.names()) == [file.name]
     for each in (log, other):
         each.close()
+
+
+def test_erased_events_leave_the_bucket(s3_server: S3Server, tmp_path: Path, clock: ManualClock) -> None:
+    log = open_on_s3(s3_server, tmp_path, clock, "erased")
+    log.create_topic(TopicSpec("shop"))
+    person = secrets.token_bytes(100)
+    append(log, "shop", [b"a", person, b"c"], [OLD] * 3)
+    archive(log, clock)
+    (before,) = files(log, "shop")
+    assert person in (log.site.store.read(before.name) or b"")
+    ordered = order_erasure(log, "shop", [1], "x")
+    assert log.erase("shop", 0, ordered.offsets, "x").tolist() == [1]
+    turn = archive(log, clock)
+    assert (turn.rewritten, turn.problems) == (1, [])
+    (after,) = files(log, "shop")
+    assert list(log.site.store.names()) == [after.name]
+    assert person not in (log.site.store.read(after.name) or person)
+    assert values(log, "shop") == [b"a", None, b"c"]
+    assert all(each.ok for each in verify(log, list(log.manifest.all())))
+    log.close()
 
 
 def test_a_missing_object_is_named(s3_server: S3Server, tmp_path: Path, clock: ManualClock) -> None:

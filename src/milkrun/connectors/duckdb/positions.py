@@ -85,6 +85,18 @@ class Positions:
         )
         return str(rows[0][0]) if rows else None
 
+    def filled(self, partition: TopicPartition, incarnation: str) -> list[tuple[str, int]]:
+        """The tables that the sink has filled from a partition of that incarnation, in all generations, and the generation of each."""
+        key = [*self._owner, partition.topic, partition.partition, incarnation]
+        condition = f"WHERE {_PARTITION} AND incarnation = ?"
+        rows = run(
+            self._cursor,
+            f"SELECT table_name, generation FROM {self._sql} {condition} UNION "
+            f"SELECT table_name, generation FROM {self._repairs} {condition} ORDER BY ALL",
+            [*key, *key],
+        )
+        return [(str(table), int(generation)) for table, generation in rows]
+
     def move(self, plan: DuckDBPlan, now: int) -> None:
         """Compare and set: from the cut's start to its end. Fenced where the target stands elsewhere."""
         events = plan.events

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import duckdb
 import pyarrow as pa
 
-from milkrun.connectors.duckdb import looking, tables
+from milkrun.connectors.duckdb import erasing, looking, tables
 from milkrun.connectors.duckdb.database import Database, Settings, acquire, release, run
 from milkrun.connectors.duckdb.failures import translated, translation
 from milkrun.connectors.duckdb.generations import TableGenerations
@@ -23,6 +23,7 @@ from milkrun.connectors.duckdb.planning import DuckDBPlan, plan_rows
 from milkrun.connectors.duckdb.positions import Positions
 from milkrun.connectors.duckdb.tables import Table
 from milkrun.model.batch import TopicPartition
+from milkrun.model.erasing import Offsets
 from milkrun.model.errors import Fatal, Refused, Reopen
 from milkrun.model.faults import reach
 from milkrun.model.spec import CutSpec
@@ -88,6 +89,8 @@ class DuckDBSink(Sink):
         note="rows and position are one transaction; a file has one writer at a time",
         repairs=True,
         generations=True,
+        erases=True,
+        remains=erasing.REMAINS,
     )
     default_cut: ClassVar[CutSpec] = CutSpec(rows=100_000, bytes=64 << 20, seconds=1.0)
 
@@ -178,6 +181,20 @@ class DuckDBSink(Sink):
             self._generations(cursor).drop(generation)
             self._commit(cursor)
 
+    def erase(self, partition: TopicPartition, incarnation: str, offsets: Offsets) -> int:
+        doing = f"erasing events of {partition}"
+        with self._opened.session(self._settings) as cursor, translated(self._path, doing):
+            run(cursor, "BEGIN TRANSACTION")
+            rows = sum(
+                erasing.delete(cursor, table, partition, incarnation, offsets)
+                for table in self._filled(cursor, partition, incarnation)
+            )
+            reach("duckdb.before_erasure")
+            self._commit(cursor)
+            reach("duckdb.after_erasure")
+            erasing.clear(cursor, self.config.schema)
+        return rows
+
     def audit(self, topic: str) -> pa.Table:
         doing = f"reading the table of {topic}"
         with self._opened.session(self._settings) as cursor, translated(self._path, doing):
@@ -261,6 +278,22 @@ class DuckDBSink(Sink):
         """The table that this generation's events of a topic are in."""
         plain = table_name(self.config.table, topic)
         return self._generations(cursor).name(plain, self.context.generation)
+
+    def _filled(
+        self, cursor: duckdb.DuckDBPyConnection, partition: TopicPartition, incarnation: str
+    ) -> list[Table]:
+        """The tables that have rows of a partition of that incarnation, of all generations."""
+        plain, generations = table_name(self.config.table, partition.topic), self._generations(cursor)
+        found: dict[str, Table] = {}
+        for stored, generation in self._positions(cursor).filled(partition, incarnation):
+            # One that was renamed by hand, together with the option table, is called so in the positions from the next cut on.
+            for name in (stored, generations.name(plain, generation)):
+                table = tables.load(cursor, self.config.schema, name)
+                if table is not None:
+                    tables.check_ours(table)
+                    found[folded(name)] = table
+                    break
+        return list(found.values())
 
     def _claim(self, cursor: duckdb.DuckDBPyConnection, plan: DuckDBPlan) -> Table:
         """Move the position, which only its owner can, and bring the table to where the rows fit."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from milkrun.connectors.parquet.columns import KEY_BYTES, OFFSET
 
 SAMPLE_ROWS = 4096
 REPEATS = 4
@@ -40,23 +43,35 @@ class Encoding:
         )
         return sink.getvalue()
 
-    def same(self, mine: pa.Buffer, other: bytes) -> bool:
-        """Whether the bytes of a file hold what mine hold: equal, or of equal rows (another pyarrow, another level).
-
-        False also where they are no Parquet file.
+    def compare(self, mine: pa.Buffer, other: bytes) -> Literal["same", "more", "other"]:
+        """What the bytes of a file hold beside mine: the `same` (equal, or of equal rows: another pyarrow, another level), `more` (all
+        rows of mine, and such of offsets that mine lack), or `other` content, where they are no Parquet file too.
         """
         if mine.equals(pa.py_buffer(other)):
-            return True
+            return "same"
+        wanted = _table(mine)
         try:
-            theirs = self._again(pa.py_buffer(other))
-        except (pa.ArrowException, OSError):
-            return False
-        return bool(theirs.equals(self._again(mine)))
+            held = _table(pa.py_buffer(other))
+            common = held.filter(pc.is_in(held.column(OFFSET), wanted.column(OFFSET).combine_chunks()))
+        except (pa.ArrowException, OSError, KeyError):
+            return "other"
+        # Encoded, NaN equals NaN.
+        if not self.encode(_without_empty(common)).equals(self.encode(_without_empty(wanted))):
+            return "other"
+        return "same" if common.num_rows == held.num_rows else "more"
 
-    def _again(self, data: pa.Buffer) -> pa.Buffer:
-        """The file's rows, encoded anew without the file's metadata. Encoded, NaN equals NaN."""
-        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
-        return self.encode(table.replace_schema_metadata(None).combine_chunks())
+
+def _table(data: pa.Buffer) -> pa.Table:
+    """The rows of a file, without its metadata."""
+    table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+    return table.replace_schema_metadata(None)
+
+
+def _without_empty(table: pa.Table) -> pa.Table:
+    """The table without its column of keys that are no text where it has none: events that have gone may have had some."""
+    if KEY_BYTES in table.column_names and table.column(KEY_BYTES).null_count == table.num_rows:
+        table = table.drop_columns([KEY_BYTES])
+    return table.combine_chunks()
 
 
 def dictionary_columns(table: pa.Table) -> list[str]:

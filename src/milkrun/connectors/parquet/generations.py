@@ -1,7 +1,8 @@
 """Where the files of each generation are, and which of them readers are to take.
 
 Generation 1 is at the sink's url, generation 2 beside it: `lake`, `lake__g2`; beside, because readers of `lake` may take all that is below
-it. A pointer below the sink's url, `_current/<pipeline>/<sink>.json`, has the url of the current one: a switch replaces that file.
+it. A pointer below the sink's url, `_current/<pipeline>/<sink>.json`, has the url of the current one: a switch replaces that file. Beside
+it is a file for each later generation that there has ever been, so that all of them are found.
 """
 
 from __future__ import annotations
@@ -41,15 +42,29 @@ class Pointer:
         self._store = store
         self._url = url
         self._name = f"{_FOLDER}/{pipeline}/{sink}.json"
+        self._marks = f"{_FOLDER}/{pipeline}/{sink}.generation-"
 
     @property
     def current(self) -> int:
         """The generation that readers are to take."""
         return self._state()[0]
 
-    def begin(self) -> None:
-        """Make the pointer, for readers to go by it before the first switch."""
+    @property
+    def generations(self) -> range:
+        """All generations that there may be files of."""
+        last = 1
+        while self._store.read(self._mark(last + 1)) is not None:
+            last += 1
+        return range(1, last + 1)
+
+    def begin(self, generation: int) -> None:
+        """Make the pointer, for readers to go by it before the first switch, and have `generations` go up to this one at least."""
         self._store.create(self._name, pa.py_buffer(self._content(1, 0)))
+        if self._store.read(self._mark(generation)) is None:
+            # In their order: each tells that there are those before it.
+            for number in range(2, generation + 1):
+                mark = {"generation": number, "url": url_of(self._url, number)}
+                self._store.create(self._mark(number), pa.py_buffer(json.dumps(mark).encode()))
 
     def switch(self, generation: int, number: int) -> None:
         """Have readers take `generation`. Fenced where a later switch has been made."""
@@ -74,6 +89,9 @@ class Pointer:
                 f"{self._store.place}/{self._name} is damaged; `milkrun replay status` tells the current generation: write it as "
                 '{"generation": <number>, "url": "<url>", "switches": <number>}'
             ) from None
+
+    def _mark(self, generation: int) -> str:
+        return f"{self._marks}{generation}.json"
 
     def _content(self, generation: int, switches: int) -> bytes:
         held = {"generation": generation, "url": url_of(self._url, generation), "switches": switches}

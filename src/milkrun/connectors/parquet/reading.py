@@ -79,7 +79,7 @@ def held(store: Store, progress: Progress, partition: TopicPartition, start: int
         except MilkrunError:
             raise
         except (pa.ArrowException, OSError) as error:
-            raise Refused(f"{name}: {_reason(error)}") from None
+            raise Refused(f"{name}: {reason(error)}") from None
         offsets = rows.column(OFFSET)
         inside = pc.and_(pc.greater_equal(offsets, start), pc.less(offsets, end))
         found.append(rows.filter(inside))
@@ -133,7 +133,7 @@ def _read(store: Store, name: str, parsed: FileName) -> pa.Table:
     except FileNotFoundError:
         raise Unreadable("it vanished while it was read") from None
     except (pa.ArrowException, OSError) as error:
-        raise Unreadable(_reason(error)) from None
+        raise Unreadable(reason(error)) from None
     if set(table.column_names) != {PARTITION, OFFSET}:
         raise Unreadable(f"it lacks the columns {PARTITION} and {OFFSET}")
     table = pa.table({"partition": table.column(PARTITION), "offset": table.column(OFFSET)}).cast(
@@ -144,7 +144,8 @@ def _read(store: Store, name: str, parsed: FileName) -> pa.Table:
     return table
 
 
-def _reason(error: pa.ArrowException | OSError) -> str:
+def reason(error: pa.ArrowException | OSError) -> str:
+    """What is wrong with a file whose reading gave this error."""
     # Arrow reports damage as an OSError without a number; the system's have one.
     reason = error.strerror if isinstance(error, OSError) and error.errno else None
     return f"it can't be read: {reason}" if reason else "it is no whole Parquet file"

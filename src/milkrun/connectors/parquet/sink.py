@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import structlog
 
-from milkrun.connectors.parquet import reading
+from milkrun.connectors.parquet import erasing, reading
 from milkrun.connectors.parquet.config import ParquetConfig
 from milkrun.connectors.parquet.encoding import Encoding
 from milkrun.connectors.parquet.generations import Pointer, remove, url_of
@@ -22,6 +22,7 @@ from milkrun.connectors.parquet.layout import parse_layout, parse_steps
 from milkrun.connectors.parquet.planning import ParquetPlan, PlannedFile, Planner
 from milkrun.connectors.parquet.progress import Progress
 from milkrun.model.batch import TopicPartition
+from milkrun.model.erasing import Offsets
 from milkrun.model.errors import Fatal, GapError, MilkrunError, Refused, Transient
 from milkrun.model.faults import reach
 from milkrun.model.spec import CutSpec
@@ -55,6 +56,8 @@ class ParquetSink(Sink):
         note="names tell the offsets: a cut written again gives the same files",
         repairs=True,
         generations=True,
+        erases=True,
+        remains=erasing.REMAINS,
     )
     default_cut: ClassVar[CutSpec] = CutSpec(rows=250_000, bytes=64 << 20, seconds=60.0)
 
@@ -83,7 +86,7 @@ class ParquetSink(Sink):
         self._store.open()
         if self.context.generation > 1:
             with self._generation(1) as first:
-                self._pointer(first).begin()
+                self._pointer(first).begin(self.context.generation)
 
     def close(self) -> None:
         self._store.close()
@@ -124,6 +127,18 @@ class ParquetSink(Sink):
             )
         with self._generation(generation) as store:
             remove(store, generation, self._planner.owner)
+
+    def erase(self, partition: TopicPartition, incarnation: str, offsets: Offsets) -> int:
+        with self._generation(1) as first:
+            generations = self._pointer(first).generations
+        rows = 0
+        for generation in generations:
+            # Opening a folder also removes what a crash has left of files that were being written.
+            with self._generation(generation) as store:
+                rows += erasing.erase(
+                    store, self._encoding, partition, incarnation, offsets, self.config.parallel
+                )
+        return rows
 
     def audit(self, topic: str) -> pa.Table:
         return reading.audit(self._store, self._place, self._progress, topic, self.config.parallel)
@@ -178,21 +193,25 @@ class ParquetSink(Sink):
         if self._store.create(file.name, data):
             _log.debug("parquet.written", file=file.name, rows=file.table.num_rows, bytes=data.size)
         else:
-            self._check_same(file, data)
-            self._store.settle(file.name)
+            self._settle(file, data)
         reach("parquet.after_put")
 
-    def _check_same(self, file: PlannedFile, data: pa.Buffer) -> None:
-        """What stands under the file's name must be what we would have written."""
+    def _settle(self, file: PlannedFile, data: pa.Buffer) -> None:
+        """What stands under the file's name must be what we would have written, but for events that were erased since."""
         held = self._store.read(file.name)
         if held is None:
             raise Transient(f"{self._place}/{file.name} vanished while it was compared; writing it again")
-        if not self._encoding.same(data, held):
+        found = self._encoding.compare(data, held)
+        if found == "other":
             raise GapError(
                 f"{self._place}/{file.name} is there already with other content than the log has for it; the file was changed or "
                 "damaged, or the log was: restore the file, or move it away to have it written anew"
             )
-        _log.info("parquet.written_before", file=file.name, rows=file.table.num_rows)
+        if found == "more":
+            self._store.replace(file.name, data.to_pybytes())
+        else:
+            self._store.settle(file.name)
+        _log.info("parquet.written_before", file=file.name, rows=file.table.num_rows, then=found)
 
 
 def _urgency(failure: MilkrunError) -> int:

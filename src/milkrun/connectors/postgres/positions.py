@@ -112,6 +112,20 @@ class Positions:
         ).fetchone()
         return str(row[0]) if row else None
 
+    def filled(self, partition: TopicPartition, incarnation: str) -> list[tuple[str, int]]:
+        """The tables that the sink has filled from a partition of that incarnation, in all generations, and the generation of each."""
+        key = [*self._owner, partition.topic, partition.partition, incarnation]
+        rows = run(
+            self._connection,
+            f"SELECT table_name, generation FROM {{}} WHERE {_PARTITION} AND incarnation = {{}} UNION "
+            f"SELECT table_name, generation FROM {{}} WHERE {_PARTITION} AND incarnation = {{}} ORDER BY 1, 2",
+            self._sql,
+            *map(sql.Literal, key),
+            self._repairs,
+            *map(sql.Literal, key),
+        )
+        return [(str(table), int(generation)) for table, generation in rows]
+
     def move(self, plan: PostgresPlan, stored: Stored | None, now: int) -> None:
         """Compare and set: from the cut's start to its end; `stored` is what `newest` has locked. Fenced where the target stands
         elsewhere."""

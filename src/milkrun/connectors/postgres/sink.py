@@ -16,7 +16,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
-from milkrun.connectors.postgres import reading, tables
+from milkrun.connectors.postgres import erasing, reading, tables
 from milkrun.connectors.postgres.config import PostgresConfig, parameters, parse_url
 from milkrun.connectors.postgres.copying import lines
 from milkrun.connectors.postgres.generations import TableGenerations
@@ -25,6 +25,7 @@ from milkrun.connectors.postgres.positions import Positions
 from milkrun.connectors.postgres.session import Session, lock
 from milkrun.connectors.postgres.tables import Table
 from milkrun.model.batch import TopicPartition
+from milkrun.model.erasing import Offsets
 from milkrun.model.errors import Refused
 from milkrun.model.faults import reach
 from milkrun.model.spec import CutSpec
@@ -48,6 +49,8 @@ class PostgresSink(Sink):
         note="rows and position are one transaction",
         repairs=True,
         generations=True,
+        erases=True,
+        remains=erasing.REMAINS,
     )
     default_cut: ClassVar[CutSpec] = CutSpec(rows=100_000, bytes=64 << 20, seconds=1.0)
 
@@ -123,6 +126,26 @@ class PostgresSink(Sink):
         with self._transaction(f"dropping the tables of generation {generation}") as transaction:
             self._generations(transaction.connection).drop(generation)
 
+    def erase(self, partition: TopicPartition, incarnation: str, offsets: Offsets) -> int:
+        doing = f"erasing events of {partition}"
+        schema, context = self.config.schema, self.context
+        rows = 0
+        with self._transaction(doing) as transaction:
+            connection = transaction.connection
+            self._generations(connection).hold()
+            # As for a write: what another owner of the partition is writing just now is there, and goes too.
+            lock(connection, schema, context.pipeline, context.name, str(partition))
+            filled = self._filled(connection, partition, incarnation)
+            for table in filled:
+                lock(connection, schema, table.name, shared=True)
+                rows += erasing.delete(connection, table, partition, incarnation, offsets)
+            reach("postgres.before_erasure")
+        reach("postgres.after_erasure")
+        with self._opened.doing(doing) as connection:
+            for table in filled:
+                erasing.vacuum(connection, table)
+        return rows
+
     def audit(self, topic: str) -> pa.Table:
         with self._opened.doing(f"reading the table of {topic}") as connection:
             name = self._table_of(connection, topic)
@@ -190,6 +213,23 @@ class PostgresSink(Sink):
         """The table that this generation's events of a topic are in."""
         plain = table_name(self.config.table, topic, longest=LONGEST_TABLE)
         return self._generations(connection).name(plain, self.context.generation)
+
+    def _filled(
+        self, connection: psycopg.Connection, partition: TopicPartition, incarnation: str
+    ) -> list[Table]:
+        """The tables that have rows of a partition of that incarnation, of all generations, by name."""
+        plain = table_name(self.config.table, partition.topic, longest=LONGEST_TABLE)
+        generations = self._generations(connection)
+        found: dict[str, Table] = {}
+        for stored, generation in self._positions(connection).filled(partition, incarnation):
+            # One that was renamed by hand, together with the option table, is called so in the positions from the next cut on.
+            for name in (stored, generations.name(plain, generation)):
+                table = tables.load(connection, self.config.schema, name)
+                if table is not None:
+                    tables.check_ours(table)
+                    found[name] = table
+                    break
+        return [found[name] for name in sorted(found)]
 
     # -- writing
 

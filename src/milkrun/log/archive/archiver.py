@@ -6,14 +6,11 @@ removed by the next who archives; afterwards the log's copies are only spare. On
 
 from __future__ import annotations
 
-import hashlib
 import math
-import mmap
 import secrets
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
-from milkrun.log.archive.files import FileWriter, file_name, is_archive_file, read_group
+from milkrun.log import erased
+from milkrun.log.archive.erasing import Erased, Eraser, Erasures
+from milkrun.log.archive.files import FileWriter, file_name, read_group
 from milkrun.log.archive.manifest import ArchivedFile, Manifest, Place
-from milkrun.log.archive.site import Site
+from milkrun.log.archive.orphans import Orphans
+from milkrun.log.archive.staging import digest, fetch, put, scratch_file
 from milkrun.log.archive.tiered import ArchivedTopic, TieredLog
 from milkrun.log.protocol import Lease, Log, PartitionInfo
 from milkrun.model.clock import Clock
@@ -40,16 +40,16 @@ LONGEST_FILL_SECONDS = 86_400.0
 BATCH_BYTES = 16 << 20
 """How much is read of the log at a time: a file grows by so much beyond its size at most."""
 
-_READ_BYTES = 8 << 20
-
 _log = structlog.get_logger()
 
 
 @dataclass
 class Turn:
-    """What one turn did. `problems` are of partitions that need a person; the others went on."""
+    """What one turn did: `files` written with events for the first time, those `rewritten` with marks of erased ones, events `trimmed` off the
+    log. `problems` are of partitions that need a person; the others went on."""
 
     files: int = 0
+    rewritten: int = 0
     events: int = 0
     bytes: int = 0
     trimmed: int = 0
@@ -64,6 +64,7 @@ class Archiver:
         self._hot = log.hot
         self._manifest = log.manifest
         self._site = log.site
+        self._orphans = Orphans(log.manifest, log.site)
         self._clock = clock
         self._alive = alive
 
@@ -79,26 +80,23 @@ class Archiver:
         self._log.adopt(own)
         shutil.rmtree(self._site.scratch, ignore_errors=True)
         self._site.scratch.mkdir(parents=True, exist_ok=True)
-        self._remove_orphans()
+        try:
+            self._orphans.remove()
+        except Refused as error:
+            _log.warning("archive.orphans_stay", error=str(error))
 
-    def _remove_orphans(self) -> None:
-        # Listed before the manifest is read: what is entered meanwhile must be known.
-        found = [name for name in self._site.store.names() if is_archive_file(name)]
-        known = {file.name for files in self._manifest.all().values() for file in files}
-        for name in found:
-            if name not in known:
-                reach("archive.cleaning")
-                try:
-                    self._site.store.delete(name)
-                except Refused as error:
-                    _log.warning("archive.orphan_stays", file=name, error=str(error))
-                    return
-                _log.info("archive.orphan_removed", file=name)
+    def erase(self, lease: Lease) -> Erased:
+        """Erase what is pending, in archived files and where the log itself can."""
+        return Eraser(self._log, lease, self._orphans, self._alive).run()
 
-    def turn(self, lease: Lease, *, fill: bool = True) -> Turn:
-        """Archive and trim what is due. With `fill` a file that would stay small waits for more, for a while."""
-        turn = Turn()
+    def turn(self, lease: Lease, *, fill: bool = True, without: Collection[str] = ()) -> Turn:
+        """Erase what is pending, then archive and trim what is due, `without` these topics. With `fill` a file that would stay small waits for
+        more, for a while."""
+        done = self.erase(lease)
+        turn = Turn(rewritten=done.files, problems=done.problems)
         for topic in self._log.archived_topics():
+            if topic.info.spec.name in without:
+                continue
             for number in range(topic.info.spec.partitions):
                 self._alive()
                 partition = _Partition(self._hot, topic, number, self._clock.now())
@@ -153,41 +151,37 @@ class Archiver:
     # -- one file
 
     def _move(self, partition: _Partition, lease: Lease, start: int, due: int) -> ArchivedFile | None:
-        """Write, verify and enter one file of the events from `start` on, of those before `due`; None where there are none."""
-        with self._scratch_file() as path:
-            written = self._write(path, partition, start, due)
+        """Write, verify and enter one file of the events from `start` on, of those before `due`; None where there are none.
+
+        What is to be erased and the log still has goes into the file as marks.
+        """
+        place = partition.place
+        erasures = Erasures(erased.read(self._hot, place.topic, place.incarnation, place.partition))
+        with scratch_file(self._site) as path:
+            written = self._write(path, partition, start, due, erasures)
             if written is None:
                 return None
             reach("archive.staged")
-            if not self._site.store.create(written.name, _mapped(path)):
-                raise Transient(f"{self._site.place}/{written.name} is there already; taking another name")
+            put(self._site, path, written.name)
         reach("archive.stored")
-        self._verify(partition.place, written)
+        self._verify(place, written, erasures)
         reach("archive.verified")
         with self._log.transaction(lease) as transaction:
-            Manifest.put(transaction, partition.place, written)
+            Manifest.put(transaction, place, written)
         reach("archive.committed")
         _log.info("archive.written", file=written.name, rows=written.rows, bytes=written.size)
         return written
 
-    @contextmanager
-    def _scratch_file(self) -> Iterator[Path]:
-        path = self._site.scratch / f"{secrets.token_hex(8)}.parquet"
-        try:
-            yield path
-        except OSError as error:
-            raise Transient(f"{path}: {error.strerror or error}; the archive's files grow there") from error
-        finally:
-            path.unlink(missing_ok=True)
-
-    def _write(self, path: Path, partition: _Partition, start: int, due: int) -> ArchivedFile | None:
+    def _write(
+        self, path: Path, partition: _Partition, start: int, due: int, erasures: Erasures
+    ) -> ArchivedFile | None:
         place, offset = partition.place, start
         with FileWriter(path, place) as writer:
             while offset < due and writer.size < partition.rule.file_bytes:
                 batch = self._hot.read(place.topic, place.partition, offset, max_bytes=BATCH_BYTES)
                 if batch.next_offset == offset:
                     break
-                writer.add(_until(batch.events, due))
+                writer.add(erasures.apply(_until(batch.events, due)))
                 offset = min(batch.next_offset, due)
                 self._alive()
             written = writer.finish(start, offset)
@@ -203,18 +197,21 @@ class Archiver:
             sha256=digest(path),
             oldest=written.oldest,
             newest=written.newest,
+            erased=erasures.within(start, offset),
         )
 
-    def _verify(self, place: Place, file: ArchivedFile) -> None:
+    def _verify(self, place: Place, file: ArchivedFile, erasures: Erasures) -> None:
         """Read the file back and compare it with the log. Transient, and the file removed, where it isn't the same."""
-        with self._scratch_file() as path:
+        with scratch_file(self._site) as path:
             fetch(self._site, file, path)
-            same = digest(path) == file.sha256 and self._holds_the_logs_events(path, place, file)
+            same = digest(path) == file.sha256 and self._holds_the_logs_events(path, place, file, erasures)
         if not same:
             self._site.store.delete(file.name)
             raise Transient(f"{self._site.place}/{file.name} came back otherwise than it was written")
 
-    def _holds_the_logs_events(self, path: Path, place: Place, file: ArchivedFile) -> bool:
+    def _holds_the_logs_events(
+        self, path: Path, place: Place, file: ArchivedFile, erasures: Erasures
+    ) -> bool:
         rows, offset = 0, file.start
         with pa.OSFile(str(path)) as source:
             parquet = pq.ParquetFile(source, page_checksum_verification=True)
@@ -223,7 +220,7 @@ class Archiver:
                 while group.num_rows:
                     batch = self._hot.read(place.topic, place.partition, offset, max_rows=group.num_rows)
                     part = group.slice(0, len(batch))
-                    if batch.next_offset == offset or not part.equals(batch.events):
+                    if batch.next_offset == offset or not part.equals(erasures.apply(batch.events)):
                         return False
                     rows, offset = rows + len(batch), batch.next_offset
                     group = group.slice(len(batch))
@@ -273,24 +270,6 @@ class _Partition:
         if limit is None or hot.bytes <= limit:
             return hot.start
         return hot.start + math.ceil((hot.end - hot.start) * (1 - limit / hot.bytes))
-
-
-def fetch(site: Site, file: ArchivedFile, path: Path) -> None:
-    """Bring a file of the archive to a path of this machine. FileNotFoundError where there is none."""
-    with site.store.reader(file.name) as source, path.open("wb") as target:
-        shutil.copyfileobj(source, target, _READ_BYTES)
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return str(hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _mapped(path: Path) -> memoryview:
-    """A file's bytes, without reading them into memory."""
-    with path.open("rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _until(events: pa.RecordBatch, end: int) -> pa.RecordBatch:

@@ -41,6 +41,17 @@ def file_name(place: Place, start: int, end: int, nonce: str) -> str:
     return f"topic={place.topic}/partition={place.partition}/{start:020d}-{end:020d}-{short}-{nonce}.parquet"
 
 
+def described(metadata: pq.FileMetaData) -> tuple[Place, int, int, int]:
+    """What a file's metadata say: its place, start, end and version. ValueError where they don't."""
+    said = {key.decode(): value.decode() for key, value in (metadata.metadata or {}).items()}
+    try:
+        place = Place(said["milkrun.topic"], said["milkrun.incarnation"], int(said["milkrun.partition"]))
+        start, end = int(said["milkrun.start"]), int(said["milkrun.end"])
+        return place, start, end, int(said.get("milkrun.version", "1"))
+    except KeyError as error:
+        raise ValueError(f"its metadata lack {error}") from None
+
+
 def is_archive_file(name: str) -> bool:
     """Whether `file_name` can have given this name."""
     return _NAME.fullmatch(name) is not None
@@ -58,9 +69,13 @@ class Written:
 
 
 class FileWriter:
-    """Writes one file to a path of this machine, a row group at a time. A context manager; `finish` completes the file."""
+    """Writes one file to a path of this machine, a row group at a time. A context manager; `finish` completes the file.
 
-    def __init__(self, path: Path, place: Place) -> None:
+    Its metadata tell all that the manifest needs; `version` is `ArchivedFile.version`.
+    """
+
+    def __init__(self, path: Path, place: Place, version: int = 1) -> None:
+        self._version = version
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pq.ParquetWriter(
             self._sink,
@@ -91,12 +106,13 @@ class FileWriter:
                 self._waiting_rows + part.num_rows > GROUP_ROWS
                 or self._waiting_bytes + part.nbytes > GROUP_BYTES
             ):
-                self._flush()
+                self.end_group()
             self._waiting.append(part)
             self._waiting_rows += part.num_rows
             self._waiting_bytes += part.nbytes
 
-    def _flush(self) -> None:
+    def end_group(self) -> None:
+        """Let what comes next begin a row group."""
         if not self._waiting:
             return
         group = pa.concat_batches(self._waiting)
@@ -110,7 +126,7 @@ class FileWriter:
 
     def finish(self, start: int, end: int) -> Written | None:
         """Complete the file of the offsets `[start, end)`; None where it has no events."""
-        self._flush()
+        self.end_group()
         self._writer.add_key_value_metadata(
             {
                 "milkrun.topic": self._place.topic,
@@ -118,6 +134,7 @@ class FileWriter:
                 "milkrun.partition": str(self._place.partition),
                 "milkrun.start": str(start),
                 "milkrun.end": str(end),
+                "milkrun.version": str(self._version),
             }
         )
         self._writer.close()

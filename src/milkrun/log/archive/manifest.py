@@ -18,6 +18,7 @@ STORE = "archive"
 
 _FILES = "file/"
 _TOPICS = "topic/"
+_LOST = "lost/"
 _IDENTITY = "identity"
 
 
@@ -25,7 +26,7 @@ class ArchivedFile(msgspec.Struct, frozen=True):
     """A file with the events of the offsets `[start, end)`.
 
     `raw_bytes` are those of the columns, `size` those of the file. `oldest` and `newest` are the events' timestamps (Unix ms). `version`
-    grows when the file is written anew with other contents.
+    grows when the file is written anew with other contents. `erased` says which erasures it has as marks only, and of how many events each is.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ArchivedFile(msgspec.Struct, frozen=True):
     oldest: int
     newest: int
     version: int = 1
+    erased: dict[str, int] = {}
 
 
 class Retention(msgspec.Struct, frozen=True):
@@ -45,6 +47,13 @@ class Retention(msgspec.Struct, frozen=True):
 
     seconds: float | None = None
     bytes: int | None = None
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """Offsets `[start, end)` of a partition whose events went with a log that was lost, before they were archived."""
+
+    start: int
+    end: int
 
 
 class Place(msgspec.Struct, frozen=True, order=True):
@@ -57,7 +66,12 @@ class Place(msgspec.Struct, frozen=True, order=True):
     @property
     def prefix(self) -> str:
         """How the keys of its files begin."""
-        return f"{_FILES}{self.topic}/{self.incarnation}/{self.partition:05d}/"
+        return f"{_FILES}{self.name}/"
+
+    @property
+    def name(self) -> str:
+        """How keys name it."""
+        return f"{self.topic}/{self.incarnation}/{self.partition:05d}"
 
     def __str__(self) -> str:
         return f"{self.topic}[{self.partition}]"
@@ -119,6 +133,18 @@ class Manifest:
         with self._log.transaction() as transaction:
             value = None if retention is None else msgspec.json.encode(retention)
             transaction.put(STORE, _TOPICS + topic, value)
+
+    # -- what was lost
+
+    def lost(self, place: Place) -> Lost | None:
+        """What went with the log before this one; None where nothing did."""
+        value = self._log.get(STORE, f"{_LOST}{place.name}")
+        return None if value is None else msgspec.json.decode(value, type=Lost)
+
+    @staticmethod
+    def put_lost(transaction: Transaction, place: Place, lost: Lost) -> None:
+        """Remember what went with the log before this one."""
+        transaction.put(STORE, f"{_LOST}{place.name}", msgspec.json.encode(lost))
 
     # -- the archive itself
 

@@ -1,7 +1,8 @@
 """Reading archived events: row groups decoded by threads, some ahead of who reads on.
 
 A `Stream` follows one partition. Files only get more, so the manifest is remembered while it answers; but where a file is replaced by a newer
-version of itself, the old one is read for `REMEMBERED_SECONDS` at most, and not once it is gone.
+version of itself, what the old one had is given for `REMEMBERED_SECONDS` at most: not a moment longer after `reread`, and nothing is read
+of it once it is gone.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ THREADS = min(4, os.cpu_count() or 1)
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A row group of a file."""
+    """A row group of a file that the manifest had at `known_at` (monotonic seconds)."""
 
     file: ArchivedFile
     group: Group
+    known_at: float
 
 
 class Archived:
@@ -52,24 +54,41 @@ class Archived:
         self._files: dict[Place, tuple[float, tuple[ArchivedFile, ...]]] = {}
         self._footers: OrderedDict[str, pq.FileMetaData] = OrderedDict()
         self._streams: list[tuple[Place, Stream]] = []
+        self._epoch = 0
+        """How often all was forgotten: what was begun before that mustn't be remembered."""
         self._pool = ThreadPoolExecutor(THREADS, "archive")
 
     # -- what there is
 
     def files(self, place: Place, until: int) -> tuple[ArchivedFile, ...]:
         """The partition's files, as fresh as it takes to know all before the offset `until`."""
+        return self._known(place, until)[1]
+
+    def _known(self, place: Place, until: int) -> tuple[float, tuple[ArchivedFile, ...]]:
+        """When they were read, and `files`."""
         with self._lock:
             read_at, known = self._files.get(place, (0.0, ()))
         answers = known and known[-1].end >= until and not _is_old(read_at)
-        return known if answers else self.refresh(place)
+        return (read_at, known) if answers else self._refreshed(place)
 
     def refresh(self, place: Place) -> tuple[ArchivedFile, ...]:
         """The partition's files as they are now."""
-        read_at = time.monotonic()
-        found = self._manifest.files(place)
+        return self._refreshed(place)[1]
+
+    def _refreshed(self, place: Place) -> tuple[float, tuple[ArchivedFile, ...]]:
+        read_at, epoch = time.monotonic(), self._epoch
+        found = read_at, self._manifest.files(place)
         with self._lock:
-            self._files[place] = (read_at, found)
+            if epoch == self._epoch:
+                self._files[place] = found
         return found
+
+    def reread(self) -> None:
+        """Forget what was read of files and manifest: files have been replaced."""
+        with self._lock:
+            self._epoch += 1
+            self._files.clear()
+            self._streams.clear()
 
     # -- events
 
@@ -84,7 +103,7 @@ class Archived:
                 batch = stream.read(offset, max_rows, max_bytes)
             except Vanished:
                 self.refresh(place)
-                stream = Stream(self, place)
+                stream = Stream(self, place, self._epoch)
                 batch = stream.read(offset, max_rows, max_bytes)
         except Vanished as error:
             raise Refused(
@@ -104,37 +123,43 @@ class Archived:
 
     def _offset_in(self, place: Place, file: ArchivedFile, timestamp: int) -> int:
         try:
-            located = next(each for each in self.groups(file) if each.group.newest >= timestamp)
-            events = self.decode(located)
+            events = self._first_from(file, timestamp)
         except Vanished:
             current = next(each for each in self.refresh(place) if each.start == file.start)
-            located = next(each for each in self.groups(current) if each.group.newest >= timestamp)
-            events = self.decode(located)
+            events = self._first_from(current, timestamp)
         late = pc.greater_equal(events.column("timestamp").cast(pa.int64()), timestamp)
         return int(events.column("offset")[int(np.argmax(late.to_numpy(zero_copy_only=False)))].as_py())
+
+    def _first_from(self, file: ArchivedFile, timestamp: int) -> pa.RecordBatch:
+        """The file's first row group with an event that is not older than `timestamp`."""
+        found = self.groups(file, time.monotonic())
+        return self.decode(next(each for each in found if each.group.newest >= timestamp))
 
     # -- row groups
 
     def locate(self, place: Place, offset: int) -> Located | None:
         """The row group that stands for an offset; None where it isn't archived."""
-        files = self.files(place, offset + 1)
+        read_at, files = self._known(place, offset + 1)
         if not covers(files, offset):
             return None
         file = files[_last_from(files, offset)]
-        return next(each for each in self.groups(file) if each.group.start <= offset < each.group.end)
+        return next(
+            each for each in self.groups(file, read_at) if each.group.start <= offset < each.group.end
+        )
 
     def following(self, place: Place, located: Located) -> Located | None:
         """The row group after one, as far as the manifest is remembered."""
-        within = self.groups(located.file)
+        within = self.groups(located.file, located.known_at)
         if located.group.number + 1 < len(within):
             return within[located.group.number + 1]
         with self._lock:
-            _, files = self._files.get(place, (0.0, ()))
-        return next((self.groups(file)[0] for file in files if file.start == located.file.end), None)
+            read_at, files = self._files.get(place, (0.0, ()))
+        return next((self.groups(file, read_at)[0] for file in files if file.start == located.file.end), None)
 
-    def groups(self, file: ArchivedFile) -> list[Located]:
-        """All row groups of a file."""
-        return [Located(file, group) for group in groups(self._footer(file), file.start, file.end)]
+    def groups(self, file: ArchivedFile, known_at: float) -> list[Located]:
+        """All row groups of a file that the manifest had at `known_at`."""
+        found = groups(self._footer(file), file.start, file.end)
+        return [Located(file, group, known_at) for group in found]
 
     def decoding(self, located: Located) -> Future[pa.RecordBatch]:
         """The events of a row group, when a thread has decoded them."""
@@ -171,11 +196,12 @@ class Archived:
                 if of == place and stream.holds(offset):
                     del self._streams[number]
                     return stream
-        return Stream(self, place)
+            return Stream(self, place, self._epoch)
 
     def _give_back(self, place: Place, stream: Stream) -> None:
         with self._lock:
-            self._streams.append((place, stream))
+            if stream.epoch == self._epoch:
+                self._streams.append((place, stream))
             del self._streams[: max(0, len(self._streams) - MOST_STREAMS)]
 
     def close(self) -> None:
@@ -186,9 +212,11 @@ class Archived:
 
 
 class Stream:
-    """A reader's way through a partition: the row group it is in, and those after it that are being decoded. Used by one thread at a time."""
+    """A reader's way through a partition: the row group it is in, and those after it that are being decoded. Used by one thread at a time.
+    `epoch` is the one of `Archived` when it began."""
 
-    def __init__(self, archived: Archived, place: Place) -> None:
+    def __init__(self, archived: Archived, place: Place, epoch: int) -> None:
+        self.epoch = epoch
         self._archived = archived
         self._place = place
         self._queue: deque[_Coming] = deque()
@@ -197,7 +225,7 @@ class Stream:
     def holds(self, offset: int) -> bool:
         """Whether it has that offset's row group in hand."""
         return any(
-            each.located.group.start <= offset < each.located.group.end and not _is_old(each.asked_at)
+            each.located.group.start <= offset < each.located.group.end and not _is_old(each.located.known_at)
             for each in self._queue
         )
 
@@ -231,15 +259,14 @@ class Stream:
             self._append(following)
 
     def _append(self, located: Located) -> None:
-        self._queue.append(_Coming(located, time.monotonic(), self._archived.decoding(located)))
+        self._queue.append(_Coming(located, self._archived.decoding(located)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Coming:
-    """A row group that is decoded, or being decoded, since `asked_at` (monotonic seconds)."""
+    """A row group that is decoded, or being decoded."""
 
     located: Located
-    asked_at: float
     events: Future[pa.RecordBatch]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from milkrun.log.archive.files import is_archive_file
 from milkrun.model.errors import MilkrunError, Refused, Transient
 from milkrun.model.spec import ArchiveSpec
 from milkrun.plugin.config import parse
@@ -82,14 +83,24 @@ class Site:
             ) from None
 
     def claim(self, identity: str) -> None:
-        """Make the place this archive's. Refused where it is another's."""
+        """Make the place this archive's. Refused where it is another's, or holds files and doesn't say whose they are."""
         if self.owner() is None:
+            stray = next((name for name in self.store.names() if is_archive_file(name)), None)
+            if stray is not None:
+                raise Refused(
+                    f"{self.place} holds archived events ({stray} is one file), and {OWNER}, which says whose they are, is missing; restore "
+                    "that object, run `milkrun archive rebuild` where the log is lost, or give this archive a url of its own"
+                )
             self.store.create(OWNER, json.dumps({"archive": identity}).encode())
         found = self.owner()
         if found != identity:
             raise Refused(
                 f"{self.place} holds the archive of another log ({found}, not {identity}); give this one a url of its own"
             )
+
+    def take_over(self, identity: str) -> None:
+        """Make the place this archive's, whosever it was: that one's log is lost."""
+        self.store.replace(OWNER, json.dumps({"archive": identity}).encode())
 
     def close(self) -> None:
         """Let go of the store."""

@@ -50,15 +50,15 @@ class TieredLog(Log):
     def archived_topics(self) -> list[ArchivedTopic]:
         """The topics that go into the archive, by name. Compacted ones don't: they forget on purpose."""
         declared = self.manifest.all_declared()
-        found = []
-        for info in self.hot.topics():
-            name = info.spec.name
-            own = self.private or name in declared
-            rule = None if info.spec.compact else self.spec.rule(name, own=own)
-            if rule is not None:
-                kept = self._declared(info, declared.get(name))
-                found.append(ArchivedTopic(kept, rule, trimmed=own and self._trims))
-        return found
+        found = (self._archived_topic(info, declared.get(info.spec.name)) for info in self.hot.topics())
+        return [topic for topic in found if topic is not None]
+
+    def _archived_topic(self, info: TopicInfo, retention: Retention | None) -> ArchivedTopic | None:
+        own = self.private or retention is not None
+        rule = None if info.spec.compact else self.spec.rule(info.spec.name, own=own)
+        if rule is None:
+            return None
+        return ArchivedTopic(self._declared(info, retention), rule, trimmed=own and self._trims)
 
     def create_topic(self, spec: TopicSpec) -> TopicInfo:
         archived = self._archives(spec)
@@ -250,7 +250,22 @@ class TieredLog(Log):
         return self.hot.trim(topic, partition, before)
 
     def erase(self, topic: str, partition: int, offsets: Offsets, erasure: str) -> Offsets:
-        return self.hot.erase(topic, partition, offsets, erasure)
+        """Of an archived topic all that are kept are returned: they may be in a file, or on their way into one that was begun before the log
+        had marks. Who archives takes them off what is pending, on his next turn."""
+        left = self.hot.erase(topic, partition, offsets, erasure)
+        place = self._place(topic, partition)
+        start, end = self.hot.bounds(topic, partition)
+        files = self._archived.refresh(place)
+        info = self.hot.topic(topic)
+        goes_there = info is not None and self._archived_topic(info, self.manifest.declared(topic))
+        if not files and not goes_there:
+            return left
+        first = files[0].start if files else start
+        return offsets[(offsets >= min(first, start)) & (offsets < end)]
+
+    def reread(self) -> None:
+        """Forget what was read of the archive: files have been replaced. Other processes do within `reading.REMEMBERED_SECONDS`."""
+        self._archived.reread()
 
     def adopt(self, own: Callable[[str], bool]) -> None:
         """Take over the retention of the project's own topics that were made before they were archived."""

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from milkrun.log.archive.archiver import digest, fetch
 from milkrun.log.archive.manifest import ArchivedFile, Place
+from milkrun.log.archive.staging import digest, fetch
 from milkrun.log.archive.tiered import TieredLog
 
 PARALLEL = 4

@@ -16,6 +16,7 @@ from typing import Any
 
 import apsw
 
+from milkrun.log.embedded import scrubbing
 from milkrun.model.errors import Fatal, Refused, Transient
 
 FORMAT = 1
@@ -23,6 +24,8 @@ APPLICATION_ID = 0x4D4B5231  # "MKR1"
 OLDEST_SQLITE = 3_051_003
 BUSY_MS = 20_000
 CHECKPOINT_PAGES = 2_000
+SCRUB_TRIES = 20
+SCRUB_BUSY_MS = 1_000
 
 _TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -138,6 +141,8 @@ class Database:
         # SQLite's own checkpoints pass over a failed fsync in silence: ours are made after commits and may fail aloud.
         self.writer.wal_autocheckpoint(0)
         self.writer.set_wal_hook(self._note_wal)
+        # What is deleted is overwritten: an erasure couldn't find what an earlier deletion had left.
+        self.writer.pragma("secure_delete", 1)
 
     def _note_wal(self, connection: apsw.Connection, name: str, pages: int) -> int:
         del connection, name
@@ -150,6 +155,25 @@ class Database:
             with explained(self.path):
                 self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._wal_pages = 0
+
+    def scrub(self) -> None:
+        """Leave no byte of what was deleted in the file or beside it. Transient where others don't let it in `SCRUB_TRIES` seconds."""
+        with explained(self.path):
+            connection = apsw.Connection(str(self.path), apsw.SQLITE_OPEN_READWRITE, self._vfs)
+            try:
+                connection.set_busy_timeout(SCRUB_BUSY_MS)
+                connection.pragma("synchronous", "FULL")
+                for _ in range(SCRUB_TRIES):
+                    with self.write_lock, suppress(apsw.BusyError):
+                        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                        if scrubbing.clear(connection, self.path, self._vfs):
+                            return
+            finally:
+                connection.close(True)
+        raise Transient(
+            f"others have kept {self.path} in use, so that the bytes of erased events are still in it or in its write-ahead log; "
+            "try again"
+        )
 
     def _check_format(self) -> None:
         found = self.writer.pragma("user_version")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,8 @@ from milkrun.log.protocol import Lease, Log, PartitionInfo, TopicInfo, Transacti
 from milkrun.model.batch import BATCH_SCHEMA, Batch
 from milkrun.model.clock import Clock
 from milkrun.model.erasing import Offsets
-from milkrun.model.errors import Fatal, NotFound, OffsetOutOfRange, Refused
+from milkrun.model.errors import Fatal, NotFound, OffsetOutOfRange, Refused, Transient
+from milkrun.model.faults import reach
 from milkrun.model.ledger import LEDGER_SCHEMA
 from milkrun.model.spec import TopicSpec, check_topic_name
 
@@ -85,6 +87,9 @@ class EmbeddedLog(Log):
                 connection.execute(f"DELETE FROM {table} WHERE topic=?", (topic_id,))
             connection.execute("DELETE FROM topic WHERE id=?", (topic_id,))
         self._ids.pop(name, None)
+        # The topic is deleted whether or not others are in the way of this; the next erasure does it then.
+        with suppress(Transient):
+            self._scrub()
 
     def topics(self) -> list[TopicInfo]:
         return [
@@ -299,14 +304,29 @@ class EmbeddedLog(Log):
         return self.bounds(topic, partition)[0]
 
     def erase(self, topic: str, partition: int, offsets: Offsets, erasure: str) -> Offsets:
-        topic_id = self._topic_id(topic)
-        self._bounds(topic, topic_id, partition)
+        place = (topic, self._topic_id(topic), partition)
+        self._bounds(*place)
+        info = self.topic(topic)
+        compacted = info is not None and info.spec.compact
         while True:
             try:
-                upkeep.erase(self._database, self._write, (topic, topic_id, partition), offsets, erasure)
+                if compacted:
+                    upkeep.drop_superseded(self._database, self._write, place, offsets)
+                upkeep.erase(self._database, self._write, place, offsets, erasure)
+                break
             except upkeep.Overtaken:
                 continue
-            return offsets[:0]
+        reach("log.erase_marked")
+        self._scrub()
+        reach("log.erase_scrubbed")
+        return offsets[:0]
+
+    def _scrub(self) -> None:
+        try:
+            self._database.scrub()
+        except Fatal as failure:
+            self._failed(failure)
+            raise
 
     def housekeep(self) -> None:
         upkeep.housekeep(self, self._database, self._write, self._clock.now())

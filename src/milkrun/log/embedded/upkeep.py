@@ -21,6 +21,7 @@ from milkrun.model import erasing
 from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.erasing import Offsets
 from milkrun.model.errors import Fatal
+from milkrun.model.faults import reach
 from milkrun.model.spec import TopicSpec
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ SMALL_ROWS = blocks.BLOCK_ROWS // 4
 FRESH_BLOCKS = 16
 """The newest blocks of a partition are left alone: readers are there, and more will come."""
 
+DROP_BYTES = 32 << 20
 SEEN_AT_A_TIME = 20_000
 PAGES_AT_A_TIME = 2_000
 
@@ -118,51 +120,83 @@ def retain(database: Database, write: Callable[[], Writing], spec: TopicSpec, pl
         return
     oldest = now - int(spec.retention_seconds * 1000) if spec.retention_seconds is not None else None
     kept = database.rows(
-        "SELECT base, last, size, max_timestamp FROM block WHERE topic=? AND partition=? ORDER BY base",
+        "SELECT last, size, max_timestamp FROM block WHERE topic=? AND partition=? ORDER BY base",
         (topic_id, partition),
     )
-    size, start = sum(block[2] for block in kept), None
-    for _, last, bytes_, newest in kept:
+    size, gone = sum(block[1] for block in kept), 0
+    for _, bytes_, newest in kept:
         too_old = oldest is not None and newest < oldest
         too_much = spec.retention_bytes is not None and size > spec.retention_bytes
         if not (too_old or too_much):
             break
-        start, size = last + 1, size - bytes_
-    if start is not None:
-        with write():
-            _drop(database, place, start)
+        gone, size = gone + 1, size - bytes_
+    _drop(database, write, place, [(last, bytes_) for last, bytes_, _ in kept[:gone]])
 
 
 def trim(database: Database, write: Callable[[], Writing], place: Place, before: int) -> None:
     """Drop the blocks whose events all lie before an offset."""
-    with write():
-        last: Any = database.writer.execute(
-            "SELECT max(last) FROM block WHERE topic=? AND partition=? AND last<?", (*place[1:], before)
-        ).get
-        if last is not None:
-            _drop(database, place, last + 1)
+    found = _blocks(database, place)
+    _drop(database, write, place, [(block.last, block.size) for block in found if block.last < before])
 
 
-def _drop(database: Database, place: Place, start: int) -> None:
-    """Drop whole blocks before `start`, where the partition begins then; the caller holds a write transaction."""
-    bindings = (*place[1:], start)
-    database.writer.execute("DELETE FROM block WHERE topic=? AND partition=? AND last<?", bindings)
-    database.writer.execute(
-        "UPDATE partition SET start=?3 WHERE topic=?1 AND partition=?2 AND start<?3", bindings
-    )
+def _drop(
+    database: Database, write: Callable[[], Writing], place: Place, first: list[tuple[int, int]]
+) -> None:
+    """Drop the first blocks of a partition, of which their last offsets and sizes are given, and let it begin behind them. What is deleted is
+    overwritten, so this takes time, and others want to write meanwhile: `DROP_BYTES` in each transaction."""
+    size = 0
+    for number, (last, bytes_) in enumerate(first, 1):
+        size += bytes_
+        if size < DROP_BYTES and number < len(first):
+            continue
+        with write():
+            bindings = (*place[1:], last + 1)
+            database.writer.execute("DELETE FROM block WHERE topic=? AND partition=? AND last<?", bindings)
+            database.writer.execute(
+                "UPDATE partition SET start=?3 WHERE topic=?1 AND partition=?2 AND start<?3", bindings
+            )
+        size = 0
 
 
 def erase(
     database: Database, write: Callable[[], Writing], place: Place, offsets: Offsets, erasure: str
 ) -> None:
     """Put marks in the place of these events, a block at a time; Overtaken where another process changes a block meanwhile."""
-    for block in _blocks(database, place):
-        if not len(offsets) or block.last < offsets[0] or block.base > offsets[-1]:
-            continue
+    for block in _holding(_blocks(database, place), offsets):
         events = _load(database, place, block)
         changed = erasing.erase(events, offsets, erasure)
         if changed is not events:
             _replace(database, write, place, [block], changed)
+            reach("log.erase_block")
+
+
+def drop_superseded(database: Database, write: Callable[[], Writing], place: Place, offsets: Offsets) -> None:
+    """Drop the earlier events of the keys of these, as compaction would: once these have lost their keys, nothing tells that the earlier
+    ones are out of date. Overtaken as `erase`."""
+    found = _blocks(database, place)
+    latest: dict[bytes, int] = {}
+    for block in _holding(found, offsets):
+        events = _load(database, place, block)
+        chosen = events.filter(pa.array(np.isin(events.column("offset").to_numpy(), offsets)))
+        keys, numbers = chosen.column("key").to_pylist(), chosen.column("offset").to_pylist()
+        latest.update({key: offset for key, offset in zip(keys, numbers, strict=True) if key is not None})
+    newest = max(latest.values(), default=-1)
+    for block in found:
+        if block.base >= newest:
+            return
+        events = _load(database, place, block)
+        numbers = events.column("offset").to_numpy()
+        named = np.array([latest.get(key, -1) for key in events.column("key").to_pylist()], np.int64)
+        keep = (numbers >= named) | np.isin(numbers, offsets)
+        if not keep.all():
+            _replace(database, write, place, [block], events.filter(pa.array(keep)))
+
+
+def _holding(found: list[Stored], offsets: Offsets) -> list[Stored]:
+    """Those of the blocks between whose first and last offset one of these lies."""
+    firsts = np.searchsorted(offsets, [block.base for block in found])
+    ends = np.searchsorted(offsets, [block.last for block in found], side="right")
+    return [block for block, first, end in zip(found, firsts, ends, strict=True) if first < end]
 
 
 def compact(database: Database, write: Callable[[], Writing], place: Place, now: int) -> None:
@@ -262,7 +296,10 @@ def _load(database: Database, place: Place, block: Stored) -> pa.RecordBatch:
 def _replace(
     database: Database, write: Callable[[], Writing], place: Place, old: list[Stored], events: pa.RecordBatch
 ) -> None:
-    """Put `events` in the place of these blocks, in one transaction; Overtaken where they aren't all as they were."""
+    """Put `events` in the place of these blocks, in one transaction; Overtaken where they aren't all as they were.
+
+    A block that takes another's place has a greater id than any before it: id and base tell what is in a block.
+    """
     _, topic_id, partition = place
     rewritten = None
     if events.num_rows:
@@ -272,16 +309,16 @@ def _replace(
         sizes = (new.rows, new.min_timestamp, new.max_timestamp, new.raw_bytes, len(new.data))
         rewritten = (int(offsets[0]), int(offsets[-1]), *sizes, blocks.sparse_offsets(offsets), new.data)
     with write():
+        following: Any = database.writer.execute("SELECT max(id) + 1 FROM block").get
         for block in old:
             same: Any = database.writer.execute(
-                "DELETE FROM block WHERE id=? AND base=? AND last=? AND rows=? AND size=? RETURNING id",
-                (block.id, block.base, block.last, block.rows, block.size),
+                "DELETE FROM block WHERE id=? AND base=? RETURNING id", (block.id, block.base)
             ).fetchall()
             if not same:
                 raise Overtaken
         if rewritten:
             database.writer.execute(
-                "INSERT INTO block(topic, partition, base, last, rows, min_timestamp, max_timestamp, bytes, size, sparse, data) "
-                "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (topic_id, partition, *rewritten),
+                "INSERT INTO block(id, topic, partition, base, last, rows, min_timestamp, max_timestamp, bytes, size, sparse, data) "
+                "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (following, topic_id, partition, *rewritten),
             )

@@ -216,6 +216,9 @@ class KafkaLog(Log):
         return self.bounds(topic, partition)[0]
 
     def erase(self, topic: str, partition: int, offsets: erasing.Offsets, erasure: str) -> erasing.Offsets:
+        """Kafka's segments can't be changed: all that lie between the partition's bounds are returned, also offsets that compaction has left
+        empty or that markers of transactions have. They go when the partition's start passes them, by retention or `trim`; the brokers
+        then delete whole segments, soon and not at once."""
         del erasure
         start, end = self.bounds(topic, partition)
         return offsets[(offsets >= start) & (offsets < end)]
