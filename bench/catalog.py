@@ -81,6 +81,20 @@ def _workers(count: int) -> Bench:
     )
 
 
+def _replay(sink: str, tier: str) -> Bench:
+    options = {"sink": sink, "tier": tier}
+    return Bench(
+        f"replay-{sink}-{tier}",
+        Run("bench.cases.replays:replay", options),
+        100_000,
+        10_000,
+        Run("bench.cases.replays:live", options),
+        "live from the hot log",
+        inputs=Run("bench.cases.replays:prepare"),
+        connectors=(sink,),
+    )
+
+
 def _latency(rate: int) -> Bench:
     return Bench(
         f"latency-{rate}",
@@ -172,6 +186,44 @@ BENCHES = (
         "DuckDB table and COPY from NDJSON",
         inputs=Run("bench.cases.sinks:prepare"),
         connectors=("http", "duckdb", "parquet"),
+    ),
+    *(_replay(sink, tier) for sink in ("parquet", "duckdb") for tier in ("hot", "archive")),
+    Bench(
+        "preview-overhead",
+        Run("bench.cases.previews:path", {"batch": 100, "connections": 16}),
+        50_000,
+        4_000,
+        Run("bench.cases.path:http_to_both", {"batch": 100, "connections": 16}),
+        "without previews",
+        connectors=("http", "duckdb", "parquet"),
+    ),
+    Bench(
+        "preview-latency-1000",
+        Run("bench.cases.previews:latency", {"rate": 1_000}),
+        10_000,
+        1_500,
+        rounds=1,
+        connectors=("http", "duckdb"),
+    ),
+    Bench(
+        "postgres-copy-sizes",
+        Run("bench.cases.sizes:postgres_copies", {"rows": [1_000, 5_000, 20_000, 100_000]}),
+        100_000,
+        4_000,
+        inputs=Run("bench.cases.sizes:prepare"),
+        rounds=1,
+        servers=("postgres",),
+        connectors=("postgres",),
+    ),
+    Bench(
+        "put-copy-sizes",
+        Run("bench.cases.sizes:snowflake_files", {"rows": [1_000, 5_000, 20_000]}),
+        20_000,
+        2_000,
+        inputs=Run("bench.cases.sizes:prepare"),
+        rounds=1,
+        servers=("snowflake",),
+        connectors=("snowflake",),
     ),
     _latency(1_000),
     _latency(5_000),

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from bench.measuring import Work
+from milkrun.log.archive import TieredLog
 from milkrun.log.embedded import EmbeddedLog
 from milkrun.log.opening import open_log
 from milkrun.log.protocol import Log
@@ -89,7 +90,7 @@ def running(
     pipeline = spec.pipelines[0]
     if isinstance(spec.log, KafkaLogSpec) and pipeline.sources:
         _kafka_log().empty_topic(spec.log, pipeline.topic(TOPIC))
-    log = open_log(spec.log, SystemClock(), name=name)
+    log = open_log(spec.log, SystemClock(), name=name, archive=spec.archive)
     log.create_topic(pipeline.topic(TOPIC))
     worker = Worker(spec, log, SystemClock(), name)
     if start:
@@ -113,14 +114,18 @@ def _kafka_log() -> ModuleType:
 
 def appended(log: Log) -> int:
     """Events that sources have appended to the topic."""
-    return log.partition(TOPIC, 0).end if isinstance(log, EmbeddedLog) else _counted(log, Stage.ACCEPTED)
+    return log.bounds(TOPIC, 0)[1] if _is_embedded(log) else _counted(log, Stage.ACCEPTED)
 
 
 def delivered(log: Log, sink: str, pipeline: str = PIPELINE) -> int:
     """Events of the topic that the sink has committed."""
-    if isinstance(log, EmbeddedLog):
+    if _is_embedded(log):
         return log.committed(party_key(pipeline, sink), TOPIC, 0) or 0
     return _counted(log, Stage.DELIVERED, sink, pipeline)
+
+
+def _is_embedded(log: Log) -> bool:
+    return isinstance(log.hot if isinstance(log, TieredLog) else log, EmbeddedLog)
 
 
 def _counted(log: Log, stage: Stage, party: str | None = None, pipeline: str = PIPELINE) -> int:
@@ -162,6 +167,6 @@ def _await(worker: Worker, log: Log, reached: Callable[[], int], count: int) -> 
                 f"{now} of {count} events after {WAIT_SECONDS:.0f} s; tasks are {worker.states()}"
             )
         version = log.wait(version, 0.2)
-        if not isinstance(log, EmbeddedLog):
+        if not _is_embedded(log):
             # Its version changes several times a commit, and counting asks the brokers.
             time.sleep(0.01)

@@ -65,6 +65,14 @@ def _postgres(folder: Path) -> Iterator[Options]:
 
 
 @contextmanager
+def _snowflake(folder: Path) -> Iterator[Options]:
+    """A stand-in: its figures say how the sink's requests compare with each other, and nothing of Snowflake."""
+    folder.mkdir()
+    with _of_tests("fakesnow", "running_fakesnow", folder) as server:
+        yield {"snowflake": server.endpoint}
+
+
+@contextmanager
 def _kafka(folder: Path) -> Iterator[Options]:
     reason = kafka_cluster.missing()
     if reason is not None:
@@ -81,4 +89,5 @@ _STARTERS: Mapping[str, Callable[[Path], Any]] = {
     "kafka": _kafka,
     "postgres": _postgres,
     "rabbitmq": _rabbitmq,
+    "snowflake": _snowflake,
 }

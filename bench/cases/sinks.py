@@ -16,7 +16,7 @@ from bench.cases.log import batches, fill, new_log
 from bench.measuring import Measured, Stopwatch, Work
 from bench.pipelines import TOPIC, await_delivered, log_of, project, running, sink
 from milkrun.connectors.duckdb import connect
-from milkrun.model.spec import SinkSpec
+from milkrun.model.spec import CutSpec, SinkSpec
 
 COPY = "TO '{}' (FORMAT parquet, COMPRESSION zstd)"
 
@@ -33,19 +33,20 @@ def prepare(work: Work) -> None:
 
 def to_parquet(work: Work) -> Measured:
     """Ours: a worker's Parquet sink, from offset 0 of the log."""
-    measured = _deliver(work, sink("lake", "parquet", {"url": "lake"}))
+    measured = deliver(work, sink("lake", "parquet", {"url": "lake"}))
     check_lake(work.folder / "lake", work.events)
     return measured
 
 
 def to_duckdb(work: Work) -> Measured:
     """Ours: a worker's DuckDB sink, from offset 0 of the log."""
-    measured = _deliver(work, sink("warehouse", "duckdb", {"path": "warehouse.duckdb"}))
+    measured = deliver(work, sink("warehouse", "duckdb", {"path": "warehouse.duckdb"}))
     check_warehouse(work.folder / "warehouse.duckdb", work.events)
     return measured
 
 
-def _deliver(work: Work, spec: SinkSpec) -> Measured:
+def deliver(work: Work, spec: SinkSpec) -> Measured:
+    """A worker's sink on the full log, from its offset 0."""
     # A pipeline of the round's own begins at offset 0 and learns the schema anew.
     name = f"bench{work.round}-{spec.name}"
     whole = project(work.folder, log_of(work, work.inputs), sinks=(spec,), pipeline=name)
@@ -92,9 +93,14 @@ def _cell(value: object) -> str:
 
 def to_postgres(work: Work) -> Measured:
     """Ours: a worker's PostgreSQL sink, from offset 0 of the log."""
+    return deliver_to_postgres(work, "warehouse", None)
+
+
+def deliver_to_postgres(work: Work, name: str, cut: CutSpec | None) -> Measured:
+    """A sink of that name with that cut, else its default, into a schema of its own."""
     schema = f"bench_{uuid.uuid4().hex[:12]}"
     config = {"url": work.options["postgres"], "schema": schema}
-    measured = _deliver(work, sink("warehouse", "postgres", config))
+    measured = deliver(work, sink(name, "postgres", config, cut))
     with psycopg.connect(work.options["postgres"]) as connection:
         row = connection.execute(
             sql.SQL("SELECT count(DISTINCT _offset), count(*) FROM {}").format(sql.Identifier(schema, TOPIC))
@@ -126,9 +132,14 @@ def check_lake(folder: Path, count: int) -> None:
 
 
 def check_warehouse(path: Path, count: int) -> None:
+    """Raise RuntimeError unless the topic's table holds `count` events, each once."""
+    check_table(path, TOPIC, count)
+
+
+def check_table(path: Path, table: str, count: int) -> None:
     """Raise RuntimeError unless the table holds `count` events, each once."""
     with connect(path) as connection:
-        row = connection.execute(f"SELECT count(DISTINCT _offset), count(*) FROM {TOPIC}").fetchone()
+        row = connection.execute(f"SELECT count(DISTINCT _offset), count(*) FROM {table}").fetchone()
     _expect(0 if row is None or row[0] != row[1] else int(row[0]), count, path)
 
 
