@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -43,6 +44,9 @@ _KINDS = {
     "--group": ResourceType.GROUP,
     "--transactional-id": ResourceType.TRANSACTIONAL_ID,
 }
+ALL_RIGHTS = AclBindingFilter(
+    ResourceType.ANY, ANY, ResourcePatternType.ANY, ANY, ANY, AclOperation.ANY, AclPermissionType.ANY
+)
 _MANAGING = (AclOperation.CREATE, AclOperation.ALTER, AclOperation.ALTER_CONFIGS)
 
 
@@ -62,9 +66,7 @@ def cluster() -> Iterator[KafkaCluster]:
 def operator(cluster: KafkaCluster) -> AdminClient:
     """Who may do all. There are no rights, and no topics but `foreign`."""
     client = AdminClient({"bootstrap.servers": cluster.bootstrap})
-    kind, pattern = ResourceType.ANY, ResourcePatternType.ANY
-    all_rights = AclBindingFilter(kind, ANY, pattern, ANY, ANY, AclOperation.ANY, AclPermissionType.ANY)
-    for removed in client.delete_acls([all_rights]).values():
+    for removed in client.delete_acls([ALL_RIGHTS]).values():
         removed.result(SECONDS)
     names = [name for name in client.list_topics(timeout=SECONDS).topics if not name.startswith("__")]
     for deleted in (client.delete_topics(names) if names else {}).values():
@@ -113,8 +115,12 @@ def rights_of(arguments: list[str]) -> Iterator[AclBinding]:
 
 
 def allow(operator: AdminClient, rights: Sequence[AclBinding]) -> None:
+    """Returns once the broker goes by the rights: it answers before."""
     for allowed in operator.create_acls(list(rights)).values():
         allowed.result(SECONDS)
+    deadline = time.monotonic() + SECONDS
+    while not set(rights) <= set(operator.describe_acls(ALL_RIGHTS).result(SECONDS)):
+        assert time.monotonic() < deadline, "the broker doesn't know the rights it was given"
 
 
 def head(cluster: KafkaCluster, *, manage: bool = True) -> str:
