@@ -1,6 +1,6 @@
 # Every target sets up what it needs. ARGS reaches the program behind a target: make test ARGS="-k ledger -x"
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-base setup-dev setup-kafka demo test bench soak lint types imports check format lock clean
+.PHONY: help setup setup-base setup-dev setup-kafka native wheels demo test bench soak lint types imports check format lock clean
 
 BIN := .venv/bin
 TYPED := $(wildcard src tests bench examples)
@@ -22,6 +22,13 @@ setup-dev:
 setup-kafka:
 	@tools/setup.sh kafka
 
+native: setup-dev ## build the compiled JSON engine into .venv; needs cargo
+	@tools/native.sh develop
+
+wheels: setup-dev ## build wheels of Milkrun and of its compiled engine into dist/
+	$(BIN)/uv build --wheel --quiet --no-build-isolation --out-dir dist .
+	@tools/native.sh wheel
+
 demo: $(if $(KAFKA),setup-kafka,setup-base) ## see events go from HTTP and RabbitMQ to DuckDB and Parquet, exactly once (KAFKA=1: over Kafka)
 	$(if $(KAFKA),$(BIN)/python -m milkrun.testing.kafka_serve --) $(BIN)/milkrun demo $(ARGS)
 
@@ -33,6 +40,7 @@ bench: setup ## measure throughput and latency
 
 soak: setup ## kill and restart it again and again, counting every event (SOAK_RUNS=2000)
 	MILKRUN_SOAK_RUNS=$(SOAK_RUNS) $(BIN)/python -m pytest -m soak --timeout 0 $(ARGS)
+	@tools/native.sh asan
 
 check: lint types imports ## all that is checked without running it
 
@@ -54,5 +62,5 @@ lock: setup-dev ## pin dependencies anew after a change in pyproject.toml (ARGS=
 	tools/lock.sh $(ARGS)
 
 clean: ## remove .venv, caches and builds
-	rm -rf .venv .cache .hypothesis build dist
+	rm -rf .venv .cache .hypothesis build dist native/target
 	find . -name .git -prune -o -name __pycache__ -type d -exec rm -rf {} +

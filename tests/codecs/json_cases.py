@@ -39,6 +39,7 @@ class Case:
     unknown: tuple[tuple[tuple[str, ...], int], ...] = ()
     duplicates: int = 0
     ignore_case: bool = False
+    coerce: bool = False
 
 
 def schema(*fields: pa.Field) -> EventSchema:
@@ -545,6 +546,24 @@ _CASELESS = [
          ignore_case=True),
 ]  # fmt: skip
 
+_COERCED = [
+    Case("coerced: text to integer", b'{"a":"12"}', A_INT, row={"a": 12}, coerce=True),
+    Case("coerced: text to integer by escape", b'{"a":"\\u0031e2"}', A_INT, row={"a": 100}, coerce=True),
+    Case("coerced: text with a fraction to integer", b'{"a":"1.5"}', A_INT, code="type", path="a", offset=5, coerce=True),
+    Case("coerced: text beyond 64 bits", b'{"a":"9223372036854775808"}', A_INT, code="range", path="a", coerce=True),
+    Case("coerced: text that is no number", b'{"a":"12 "}', A_INT, code="format", path="a", offset=5, coerce=True),
+    Case("coerced: empty text", b'{"a":""}', A_DOUBLE, code="format", path="a", coerce=True),
+    Case("coerced: text to double", b'{"a":"-1.5e3"}', A_DOUBLE, row={"a": -1500.0}, coerce=True),
+    Case("coerced: text to decimal", b'{"a":"12.34"}', A_DECIMAL, row={"a": Decimal("12.34")}, coerce=True),
+    Case("coerced: text to seconds", b'{"a":"1764000000"}', unit("s"), row={"a": moment(2025, 11, 24, 16)}, coerce=True),
+    Case("coerced: number to text keeps its digits", b'{"a":1.50}', A_TEXT, row={"a": "1.50"}, coerce=True),
+    Case("coerced: boolean to text", b'{"a":true}', A_TEXT, row={"a": "true"}, coerce=True),
+    Case("coerced: object to text", b'{"a":{"x": 1}}', A_TEXT, row={"a": '{"x": 1}'}, coerce=True),
+    Case("coerced: null stays null", b'{"a":null}', A_TEXT, row={"a": None}, coerce=True),
+    Case("coerced: text is no boolean", b'{"a":"true"}', A_BOOL, code="type", path="a", coerce=True),
+    Case("coerced: boolean is no integer", b'{"a":true}', A_INT, code="type", path="a", coerce=True),
+]  # fmt: skip
+
 CASES: list[Case] = [
     *_MALFORMED,
     *_FINE,
@@ -557,4 +576,5 @@ CASES: list[Case] = [
     *_OPEN,
     *_UNKNOWN,
     *_CASELESS,
+    *_COERCED,
 ]

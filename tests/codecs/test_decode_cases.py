@@ -7,17 +7,12 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from milkrun.codecs.json import ERRORS_SCHEMA, Decoded
-from tests.codecs.engines import ENGINES, Engine
+from milkrun.codecs.json import ERRORS_SCHEMA, Decoded, decode
 from tests.codecs.json_cases import CASES, Case
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 _IDS = [case.name for case in CASES]
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each decoder in turn."""
-    return ENGINES[request.param]
 
 
 def _row(case: Case, decoded: Decoded, row: int) -> object:
@@ -34,8 +29,14 @@ def test_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=_IDS)
-def test_case(case: Case, engine: Engine) -> None:
-    decoded = engine(pa.array([case.body], pa.binary()), case.schema, rest=True, ignore_case=case.ignore_case)
+def test_case(case: Case) -> None:
+    decoded = decode(
+        pa.array([case.body], pa.binary()),
+        case.schema,
+        rest=True,
+        ignore_case=case.ignore_case,
+        coerce=case.coerce,
+    )
     errors = decoded.errors.to_pylist()
     assert decoded.errors.schema.equals(ERRORS_SCHEMA)
     assert [(error["code"], error["path"]) for error in errors] == (
@@ -52,11 +53,11 @@ def test_case(case: Case, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=_IDS)
-def test_case_among_others(case: Case, engine: Engine) -> None:
+def test_case_among_others(case: Case) -> None:
     """The same row between tombstones and empty objects, in a slice of chunks: nothing else changes."""
     tombstones = pa.array([b"x", None], pa.binary())
     values = pa.chunked_array([tombstones.slice(1), pa.array([case.body], pa.binary()), tombstones.slice(1)])
-    decoded = engine(values, case.schema, ignore_case=case.ignore_case)
+    decoded = decode(values, case.schema, ignore_case=case.ignore_case, coerce=case.coerce)
     assert decoded.errors.column("row").to_pylist() == ([] if case.code is None else [1])
     assert decoded.columns.num_rows == 3
     assert decoded.columns.schema.equals(
@@ -69,11 +70,11 @@ def test_case_among_others(case: Case, engine: Engine) -> None:
         ) <= {None}
 
 
-def test_all_cases_of_a_schema_at_once(engine: Engine) -> None:
+def test_all_cases_of_a_schema_at_once() -> None:
     """Good and bad rows mixed give what each gives alone, whatever stands beside them."""
     for schema in {case.schema for case in CASES}:
-        cases = [case for case in CASES if case.schema == schema and not case.ignore_case]
-        decoded = engine(pa.array([case.body for case in cases], pa.binary()), schema)
+        cases = [case for case in CASES if case.schema == schema and not (case.ignore_case or case.coerce)]
+        decoded = decode(pa.array([case.body for case in cases], pa.binary()), schema)
         found = {error["row"]: error["code"] for error in decoded.errors.to_pylist()}
         assert found == {row: case.code for row, case in enumerate(cases) if case.code is not None}
         for row, case in enumerate(cases):

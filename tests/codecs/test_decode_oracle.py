@@ -17,6 +17,7 @@ from milkrun.codecs.json.times import parse_timestamp, timestamps
 from milkrun.model.schema import EventSchema, is_json, json_field
 from tests.codecs.documents import EVENTS, PLAIN, VALUES, damaged, schema_fields, texts, written
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 SETTINGS = settings(deadline=None, max_examples=60)
 OPEN = EventSchema(pa.schema([json_field("a"), json_field("b"), json_field("é")]))
 EMPTY = EventSchema(pa.schema([]))

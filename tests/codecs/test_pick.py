@@ -8,6 +8,7 @@ import pytest
 from milkrun.codecs.json import pick
 from tests.codecs.json_cases import CASES, Case
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 _JSON_CODES = {"empty", "utf8", "syntax", "depth", "not_object"}
 
 

@@ -7,6 +7,8 @@ import pytest
 from milkrun.codecs.json import split
 from milkrun.model.errors import Refused
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 def test_one_event_is_the_body() -> None:
     assert split(b' {"a": 1}\n').values.to_pylist() == [b' {"a": 1}\n']

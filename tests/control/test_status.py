@@ -30,7 +30,7 @@ def shop(write: Write, clock: ManualClock) -> Iterator[Project]:
         yield project
 
 
-def report(project: Project, worker: str, at: int, state: str, error: str | None = None) -> None:
+def report(project: Project, worker: str, at: int, state: str, error: str | None = None, **more: str) -> None:
     tasks = [
         {
             "pipeline": "shop",
@@ -45,7 +45,7 @@ def report(project: Project, worker: str, at: int, state: str, error: str | None
         for kind, name in (("source", "in"), ("sink", "out"))
     ]
     with project.log.transaction() as transaction:
-        transaction.put(PROGRESS, worker, dump({"at": at, "pid": 7, "tasks": tasks}))
+        transaction.put(PROGRESS, worker, dump({"at": at, "pid": 7, "tasks": tasks, **more}))
 
 
 def source(project: Project) -> TaskStatus:
@@ -55,6 +55,12 @@ def source(project: Project) -> TaskStatus:
 def test_tasks_that_nobody_runs(shop: Project) -> None:
     assert [task.state for task in shop.status().tasks] == ["absent", "absent"]
     assert not shop.status().healthy
+
+
+def test_what_workers_read_json_by(shop: Project, clock: ManualClock) -> None:
+    report(shop, "w1", clock.now(), "running", engine="python")
+    report(shop, "older", clock.now(), "running")
+    assert {worker.name: worker.engine for worker in shop.status().workers} == {"w1": "python", "older": None}
 
 
 def test_a_worker_that_does_not_report_is_gone(shop: Project, clock: ManualClock) -> None:

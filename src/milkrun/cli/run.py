@@ -18,6 +18,7 @@ from rich.text import Text
 
 from milkrun.cli.common import DEFAULT, Common
 from milkrun.cli.output import Output, rich_table
+from milkrun.codecs.json.engine import COST
 from milkrun.control import running
 from milkrun.control.converging import work_applied
 from milkrun.control.coordinator import Project
@@ -286,7 +287,7 @@ def show_status(out: Output, status: ProjectStatus) -> None:
         out.line(f"applied: version {status.version}")
         out.line()
     out.table(
-        ("worker", "state", "pid", "seen seconds ago", "version", "holds", "problem"),
+        ("worker", "state", "pid", "seen seconds ago", "version", "json", "holds", "problem"),
         [
             (
                 each.name,
@@ -294,6 +295,7 @@ def show_status(out: Output, status: ProjectStatus) -> None:
                 each.pid,
                 each.seen_seconds_ago,
                 each.version,
+                each.engine,
                 _held(status, each.name),
                 each.problem,
             )
@@ -301,6 +303,8 @@ def show_status(out: Output, status: ProjectStatus) -> None:
         ],
         empty="no worker has run yet",
     )
+    if any(each.state == "running" and each.engine == "python" for each in status.workers):
+        out.line(f"json: {COST}; install milkrun-native where these workers run")
     out.line()
     out.table(
         _TASK_COLUMNS,

@@ -40,7 +40,8 @@ _WORKING = ("running", "idle", "standby")
 class WorkerStatus:
     """A worker: `running`, `stopped` (it ended its tasks) or `gone` (it doesn't report any more).
 
-    `version` is the applied version that it runs; `problem` why it can't run a newer one.
+    `version` is the applied version that it runs; `problem` why it can't run a newer one. `engine` is what it reads JSON by: `native`,
+    or `python`, which is slower.
     """
 
     name: str
@@ -49,6 +50,7 @@ class WorkerStatus:
     seen_seconds_ago: float
     version: int | None = None
     problem: str | None = None
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def _worker(name: str, record: dict[str, Any], now: int) -> WorkerStatus:
     states = {task["state"] for task in record["tasks"]}
     ended = states == {"stopped"} or (ago > GONE_SECONDS and states <= {"stopped", "failed"})
     state = "stopped" if ended else "gone" if ago > GONE_SECONDS else "running"
-    return WorkerStatus(name, record["pid"], state, ago, record.get("version"), record.get("problem"))
+    version, problem, engine = record.get("version"), record.get("problem"), record.get("engine")
+    return WorkerStatus(name, record["pid"], state, ago, version, problem, engine)
 
 
 def _task(

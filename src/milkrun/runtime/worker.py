@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
+from milkrun.codecs.json import engine
 from milkrun.log.archive import TieredLog
 from milkrun.log.protocol import Log
 from milkrun.model.clock import Clock
@@ -124,6 +125,7 @@ class Worker:
 
     def start(self) -> None:
         """Start all tasks; returns at once."""
+        _logger.info("JSON is read by", worker=self.name, engine=engine().name, note=engine().note)
         for task in (*self._sources, *self._archives, self._erasing):
             task.start()
         self._sinks.start()
@@ -186,6 +188,7 @@ class Worker:
             "pid": os.getpid(),
             "version": self.version,
             "problem": self.problem,
+            "engine": engine().name,
             "tasks": tasks,
         }
         with self._log.transaction() as transaction:

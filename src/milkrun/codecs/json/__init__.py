@@ -4,12 +4,14 @@ What is accepted and what not is the same for every engine and stands, case by c
 """
 
 from milkrun.codecs.json.compatibility import incompatibilities
-from milkrun.codecs.json.decoding import MAX_DEPTH, Decoded, decode
+from milkrun.codecs.json.decoding import Decoded
 from milkrun.codecs.json.documents import check_schema
+from milkrun.codecs.json.engine import Engine, decode, engine, pick, split
 from milkrun.codecs.json.faults import ERRORS_SCHEMA, Code
 from milkrun.codecs.json.inference import grown, infer
-from milkrun.codecs.json.picking import Picked, pick
-from milkrun.codecs.json.splitting import Split, split
+from milkrun.codecs.json.picking import Picked
+from milkrun.codecs.json.reading import MAX_DEPTH
+from milkrun.codecs.json.splitting import Split
 from milkrun.codecs.json.validation import Validator
 
 __all__ = [
@@ -17,11 +19,13 @@ __all__ = [
     "MAX_DEPTH",
     "Code",
     "Decoded",
+    "Engine",
     "Picked",
     "Split",
     "Validator",
     "check_schema",
     "decode",
+    "engine",
     "grown",
     "incompatibilities",
     "infer",

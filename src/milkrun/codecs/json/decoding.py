@@ -1,4 +1,4 @@
-"""`decode`: a column of JSON texts to typed columns, all of a batch at once, each bad row by itself.
+"""The plain-Python decoder: a column of JSON texts to typed columns, all of a batch at once, each bad row by itself.
 
 Every chunk goes the fast way: msgspec parses, `Builder` makes columns, and bytes are counted to find duplicate keys. Rows that
 this way can't take are judged by `exact`; those that are right after all get columns of their own, put in their places.
@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 from milkrun.codecs.json.builder import EMPTY, Builder, count_keys
 from milkrun.codecs.json.exact import Exact, convert
 from milkrun.codecs.json.faults import RowError, errors_batch
-from milkrun.codecs.json.plan import Path, Plan, plan_for
+from milkrun.codecs.json.plan import Path, Plan
+from milkrun.codecs.json.reading import Reading
 from milkrun.codecs.json.rest import count_unknown, rest_name, rest_of
-from milkrun.codecs.json.screen import Screen, as_binary, offsets_of, screen
+from milkrun.codecs.json.screen import Screen, offsets_of, screen
 from milkrun.codecs.json.text import parse
-from milkrun.model.schema import EventSchema, json_field
+from milkrun.model.schema import json_field
 
-MAX_DEPTH = 128
 _CHUNK_ROWS = 512
 _CHUNK_BYTES = 1 << 26
 _UNPARSED = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -47,54 +47,30 @@ class Decoded:
     duplicates: int
 
 
-def decode(
-    values: pa.BinaryArray | pa.ChunkedArray,
-    schema: EventSchema,
-    *,
-    rest: bool = False,
-    max_depth: int = MAX_DEPTH,
-    ignore_case: bool = False,
-) -> Decoded:
-    """Decode a column of JSON objects by a schema.
-
-    A row that fails is null in all columns and one entry in the errors; no other row moves. A null value (a tombstone) is a null
-    row without an error. With `ignore_case` names match whatever their case, and every row goes the slow way.
-    """
-    return decode_by(plan_for(schema), values, rest=rest, max_depth=max_depth, ignore_case=ignore_case)
-
-
-def decode_by(
-    plan: Plan,
-    values: pa.BinaryArray | pa.ChunkedArray,
-    *,
-    rest: bool = False,
-    max_depth: int = MAX_DEPTH,
-    ignore_case: bool = False,
-) -> Decoded:
-    """`decode` by a plan."""
-    values = as_binary(values)
+def decode(plan: Plan, values: pa.BinaryArray, reading: Reading) -> Decoded:
+    """Decode a column of JSON objects; one that isn't read literally goes the slow way, row by row."""
     errors: dict[int, RowError] = {}
     unknown: Counter[Path] = Counter()
     duplicates = 0
     made: list[list[pa.Array]] = []
-    for start, chunk in _chunks(plan, values, max_depth, ignore_case):
+    for start, chunk in _chunks(plan, values, reading):
         columns = chunk.columns()
-        made.append([*columns, chunk.rest()] if rest else columns)
+        made.append([*columns, chunk.rest()] if reading.rest else columns)
         errors.update((start + row, error) for row, error in chunk.errors.items())
         unknown.update(chunk.unknown)
         duplicates += chunk.duplicates
     arrays = [pa.concat_arrays(parts) for parts in zip(*made, strict=True)]
-    batch = _batch(plan, arrays, len(values), rest=rest)
+    batch = _batch(plan, arrays, len(values), rest=reading.rest)
     return Decoded(batch, errors_batch(errors), dict(unknown), duplicates)
 
 
-def check_by(plan: Plan, values: pa.BinaryArray, max_depth: int) -> dict[int, RowError]:
-    """The rows that `decode_by` would refuse, and why."""
+def check(plan: Plan, values: pa.BinaryArray, max_depth: int) -> pa.RecordBatch:
+    """The errors that `decode` would give."""
     errors: dict[int, RowError] = {}
-    for start, chunk in _chunks(plan, values, max_depth, False):
+    for start, chunk in _chunks(plan, values, Reading(max_depth=max_depth)):
         chunk.columns()
         errors.update((start + row, error) for row, error in chunk.errors.items())
-    return errors
+    return errors_batch(errors)
 
 
 def _batch(plan: Plan, arrays: list[pa.Array], rows: int, *, rest: bool) -> pa.RecordBatch:
@@ -107,9 +83,7 @@ def _batch(plan: Plan, arrays: list[pa.Array], rows: int, *, rest: bool) -> pa.R
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _chunks(
-    plan: Plan, values: pa.BinaryArray, max_depth: int, ignore_case: bool
-) -> Iterator[tuple[int, _Chunk]]:
+def _chunks(plan: Plan, values: pa.BinaryArray, reading: Reading) -> Iterator[tuple[int, _Chunk]]:
     """The stretches decoded at a time (one at least) and where they start; what Python holds beside the columns is bounded by them."""
     offsets = offsets_of(values)
     start = 0
@@ -118,7 +92,7 @@ def _chunks(
         limit = int(offsets[start]) + _CHUNK_BYTES
         fitting = int(np.searchsorted(offsets[start + 1 : end + 1], limit, side="right"))
         size = min(end - start, max(1, fitting))
-        yield start, _Chunk(plan, values.slice(start, size), max_depth, ignore_case)
+        yield start, _Chunk(plan, values.slice(start, size), reading)
         start += max(1, size)
 
 
@@ -128,8 +102,7 @@ class _Chunk:
 
     plan: Plan
     values: pa.BinaryArray
-    max_depth: int
-    ignore_case: bool
+    reading: Reading
     errors: dict[int, RowError] = field(default_factory=dict)
     unknown: Counter[Path] = field(default_factory=Counter)
     duplicates: int = 0
@@ -137,7 +110,7 @@ class _Chunk:
     def columns(self) -> list[pa.Array]:
         """The schema's columns."""
         self._items: list[bytes | None] = self.values.to_pylist()
-        seen = screen(self.values, self.max_depth)
+        seen = screen(self.values, self.reading.max_depth)
         rows, slow = self._parse(seen)
         raws = self._parse_raw(rows, slow)
         empty = sum([row is EMPTY for row in rows])
@@ -152,7 +125,7 @@ class _Chunk:
 
     def _parse(self, seen: Screen) -> tuple[list[dict[str, Any]], list[int]]:
         """Each row's members, and the rows that must go the slow way."""
-        if self.ignore_case or self.plan.slow:
+        if not self.reading.literal or self.plan.slow:
             slow = [row for row, item in enumerate(self._items) if item is not None]
             return [EMPTY] * len(self._items), slow
         items: Sequence[Any] = self._items
@@ -184,7 +157,7 @@ class _Chunk:
             value = self._items[row]
             assert value is not None
             try:
-                fixed[row] = convert(value, self.plan.root, self.max_depth, ignore_case=self.ignore_case)
+                fixed[row] = convert(value, self.plan.root, self.reading)
             except RowError as error:
                 self.errors[row] = error
         self.duplicates += sum(exact.duplicates for exact in fixed.values())
@@ -225,7 +198,7 @@ class _Chunk:
             if row in bad or value is None:
                 continue
             if loose[row] or written[row] != count_keys(rows[row]):
-                self.duplicates += parse(value, self.max_depth).duplicates
+                self.duplicates += parse(value, self.reading.max_depth).duplicates
 
     def _count_unknown(self, rows: Sequence[dict[str, Any]], builder: Builder) -> None:
         if builder.unknown and builder.bad:
@@ -237,13 +210,13 @@ class _Chunk:
 
     def rest(self) -> pa.StringArray:
         """The fields the schema lacks, as JSON; null where a row has none. Called after `columns`."""
-        if not self._strange:
+        if not self._strange and not self.reading.ignore_case:
             return pa.nulls(len(self._items), pa.string())
         return pa.array(
             [
                 None
                 if item is None or row in self.errors
-                else rest_of(item, self.plan.root, self.ignore_case)
+                else rest_of(item, self.plan.root, self.reading.ignore_case)
                 for row, item in enumerate(self._items)
             ],
             pa.string(),

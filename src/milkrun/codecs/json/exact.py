@@ -10,6 +10,7 @@ from typing import Any
 
 from milkrun.codecs.json.faults import Code, RowError, Steps
 from milkrun.codecs.json.plan import Node, Shape
+from milkrun.codecs.json.reading import LITERALLY, Reading
 from milkrun.codecs.json.text import Parsed, kind_of, offset_of, parse, text_at
 
 _MISSING = object()
@@ -23,10 +24,10 @@ class Exact:
     duplicates: int
 
 
-def convert(value: bytes, root: Node, max_depth: int, *, ignore_case: bool = False) -> Exact:
+def convert(value: bytes, root: Node, reading: Reading = LITERALLY) -> Exact:
     """The event by the plan whose root is `root`. Raises RowError with a byte offset."""
-    parsed = parse(value, max_depth)
-    conversion = _Conversion(parsed, ignore_case)
+    parsed = parse(value, reading.max_depth)
+    conversion = _Conversion(parsed, reading)
     try:
         members = conversion.struct(parsed.members, root, ())
     except RowError as error:
@@ -39,14 +40,14 @@ def convert(value: bytes, root: Node, max_depth: int, *, ignore_case: bool = Fal
 class _Conversion:
     """The conversion of one event. `folded` counts keys that only differ in case from another of the same field."""
 
-    def __init__(self, parsed: Parsed, ignore_case: bool) -> None:
+    def __init__(self, parsed: Parsed, reading: Reading) -> None:
         self._parsed = parsed
-        self._ignore_case = ignore_case
+        self._reading = reading
         self.folded = 0
 
     def struct(self, members: dict[str, Any], node: Node, steps: Steps) -> dict[str, Any]:
         """The members of an object under the names of the schema; in the order of the document, so that the first error is."""
-        keys = self._keys(members, node) if self._ignore_case else {}
+        keys = self._keys(members, node) if self._reading.ignore_case else {}
         converted: dict[str, Any] = {}
         for key, value in members.items():
             name = keys.get(key, key)
@@ -97,6 +98,8 @@ class _Conversion:
     def _scalar(self, value: Any, node: Node, steps: Steps) -> Any:
         assert node.leaf is not None
         try:
+            if self._reading.coerce:
+                value = node.leaf.coerced(value, lambda: text_at(self._parsed, steps))
             return node.leaf.exactly(value)
         except RowError as error:
             error.steps = steps

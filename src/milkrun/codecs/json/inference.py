@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from milkrun.codecs.json.decoding import MAX_DEPTH, parse_each
+from milkrun.codecs.json.decoding import parse_each
 from milkrun.codecs.json.faults import RowError
+from milkrun.codecs.json.reading import MAX_DEPTH
 from milkrun.codecs.json.screen import as_binary, screen
 from milkrun.codecs.json.text import Number, parse
 from milkrun.model.schema import MAX_FIELDS, EventSchema, count_fields, json_field

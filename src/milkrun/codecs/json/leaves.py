@@ -9,7 +9,7 @@ from __future__ import annotations
 import decimal
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from math import isinf
 from typing import Any, ClassVar
@@ -35,9 +35,16 @@ class Leaf(ABC):
     """Stands, unseen, where a null parent's required field has no value."""
     exact = False
     """Whether numbers must come as Decimal, not as float."""
+    name: ClassVar[str]
+    """What another engine is told that it is."""
 
     def __init__(self, kind: pa.DataType) -> None:
         self.kind = kind
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Of the type, beside its name: bits, or precision and scale, or the power of ten of a unit's microseconds; zeros for none."""
+        return 0, 0
 
     def column(self, values: Sequence[Any]) -> pa.Array:
         """The column of values of types in `takes`, and None. Raises ValueError, OverflowError or pa.ArrowException where one of
@@ -52,12 +59,30 @@ class Leaf(ABC):
             return False
         return True
 
+    def coerced(self, value: Any, written: Callable[[], str]) -> Any:
+        """What stands for a value parsed by `text.parse` (not None), whose JSON text is `written`, where kinds may differ."""
+        return value
+
     @abstractmethod
     def exactly(self, value: Any) -> Any:
         """What `column` takes for a value parsed by `text.parse` (not None). Raises RowError, without steps."""
 
 
+class _OfNumber(Leaf):
+    """A type that events write as a number."""
+
+    due = "a number"
+
+    def coerced(self, value: Any, written: Callable[[], str]) -> Any:
+        if not isinstance(value, str):
+            return value
+        if not _NUMBER.fullmatch(value):
+            raise RowError(Code.FORMAT, f"expected {self.due}, found a string that is no number")
+        return Number(value)
+
+
 class _Boolean(Leaf):
+    name = "boolean"
     takes = frozenset({bool})
     zero = False
 
@@ -66,23 +91,33 @@ class _Boolean(Leaf):
 
 
 class _String(Leaf):
+    name = "string"
     takes = frozenset({str})
     zero = ""
+
+    def coerced(self, value: Any, written: Callable[[], str]) -> Any:
+        return value if isinstance(value, str) else written()
 
     def exactly(self, value: Any) -> Any:
         return value if isinstance(value, str) else _mismatch("a string", value)
 
 
-class _Integer(Leaf):
+class _Integer(_OfNumber):
+    name = "integer"
     takes = frozenset({int})
+    due = "an integer"
     zero = 0
 
     def __init__(self, kind: pa.DataType) -> None:
         super().__init__(kind)
         self._limit = 1 << (kind.bit_width - 1)
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self.kind.bit_width, 0
+
     def exactly(self, value: Any) -> Any:
-        number = _number("an integer", value)
+        number = _number(self.due, value)
         whole = int(number) if _WHOLE.fullmatch(number) and len(number) <= 20 else self._from_decimal(number)
         if not -self._limit <= whole < self._limit:
             self._refuse()
@@ -100,7 +135,8 @@ class _Integer(Leaf):
         raise RowError(Code.RANGE, f"the integer doesn't fit into {self.kind.bit_width} bits")
 
 
-class _Double(Leaf):
+class _Double(_OfNumber):
+    name = "double"
     takes = frozenset({float, int, Decimal})
     zero = 0.0
 
@@ -110,16 +146,23 @@ class _Double(Leaf):
         return pa.array(values, self.kind)
 
     def exactly(self, value: Any) -> Any:
-        number = float(_number("a number", value))
+        text = _number(self.due, value)
+        # An integer has no negative zero.
+        number = 0.0 if text == "-0" else float(text)
         if isinf(number):
             raise RowError(Code.RANGE, "the number is beyond the range of a double")
         return number
 
 
-class _Decimal(Leaf):
+class _Decimal(_OfNumber):
+    name = "decimal"
     exact = True
     zero: Any = Decimal(0)
     takes = frozenset({int, Decimal})
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self.kind.precision, self.kind.scale
 
     def column(self, values: Sequence[Any]) -> pa.Array:
         # A huge exponent is refused by its size alone, before anybody writes out its digits.
@@ -140,7 +183,7 @@ class _Decimal(Leaf):
         return value
 
     def exactly(self, value: Any) -> Any:
-        parsed = _decimal(_number("a number", value))
+        parsed = _decimal(_number(self.due, value))
         if not self.good(parsed):
             self._refuse()
         return parsed
@@ -153,9 +196,13 @@ class _Decimal(Leaf):
 
 
 class _DecimalText(_Decimal):
+    name = "decimal text"
     exact = False
     zero = "0"
     takes = frozenset({str})
+
+    def coerced(self, value: Any, written: Callable[[], str]) -> Any:
+        return value
 
     def column(self, values: Sequence[Any]) -> pa.Array:
         return super().column([None if value is None else _demand_decimal(value) for value in values])
@@ -171,6 +218,7 @@ class _DecimalText(_Decimal):
 
 
 class _Timestamp(Leaf):
+    name = "timestamp"
     takes = frozenset({str})
     zero = "1970-01-01T00:00:00Z"
 
@@ -190,15 +238,21 @@ class _Timestamp(Leaf):
         return value
 
 
-class _Epoch(Leaf):
+class _Epoch(_OfNumber):
+    name = "epoch"
     exact = True
     zero = 0
     takes = frozenset({int, Decimal})
 
     def __init__(self, kind: pa.DataType, unit: str) -> None:
         super().__init__(kind)
+        self.due = f"a timestamp as a number ({unit})"
         self._unit = unit
         self._per_unit = times.PER_UNIT[unit]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return len(str(self._per_unit)) - 1, 0
 
     def column(self, values: Sequence[Any]) -> pa.Array:
         return times.epochs(values, self._per_unit)
@@ -207,7 +261,7 @@ class _Epoch(Leaf):
         return times.from_number(value, self._per_unit) is not None
 
     def exactly(self, value: Any) -> Any:
-        parsed = _decimal(_number(f"a timestamp as a number ({self._unit})", value))
+        parsed = _decimal(_number(self.due, value))
         if not self.good(parsed):
             raise RowError(
                 Code.RANGE, f"the number, as {self._unit} since 1970, is not within the years 1 to 9999"
@@ -216,6 +270,7 @@ class _Epoch(Leaf):
 
 
 class _Date(Leaf):
+    name = "date"
     takes = frozenset({str})
     zero = "1970-01-01"
 
@@ -233,6 +288,7 @@ class _Date(Leaf):
 
 
 class _Time(Leaf):
+    name = "time"
     takes = frozenset({str})
     zero = "00:00:00"
 

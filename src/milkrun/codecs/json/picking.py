@@ -1,4 +1,4 @@
-"""`pick`: scalars at a few paths as strings, each row fully checked, without decoding the rest.
+"""Scalars at a few paths as strings in plain Python, each row fully checked, without decoding the rest.
 
 msgspec skips what isn't asked for and checks its syntax; the one thing it doesn't look at there, UTF-8, Arrow checks for the whole
 column. Rows that don't fit the quick way go to `text.parse`, which decides.
@@ -6,7 +6,7 @@ column. Rows that don't fit the quick way go to `text.parse`, which decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -15,13 +15,14 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from milkrun.codecs.json.decoding import MAX_DEPTH, parse_each
+from milkrun.codecs.json.decoding import parse_each
 from milkrun.codecs.json.faults import RowError, errors_batch
 from milkrun.codecs.json.plan import may_name_member
-from milkrun.codecs.json.screen import as_binary, screen
+from milkrun.codecs.json.screen import screen
 from milkrun.codecs.json.text import Number, parse
 
 Path = tuple[str, ...]
+Paths = tuple[Path, ...]
 
 _CHUNK_ROWS = 1_024
 _QUOTE = 0x22
@@ -36,16 +37,9 @@ class Picked:
     errors: pa.RecordBatch
 
 
-def pick(
-    values: pa.BinaryArray | pa.ChunkedArray, paths: Sequence[Path], *, max_depth: int = MAX_DEPTH
-) -> Picked:
-    """Scalars at paths, each a sequence of field names.
-
-    Strings come as they are, numbers and booleans as their JSON text; objects, arrays, null and what isn't there come as null. Each
-    row is checked as `decode` does before it looks at types; a null value gives nulls and no error.
-    """
-    values = as_binary(values)
-    picker = _picker(tuple(tuple(path) for path in paths))
+def pick(values: pa.BinaryArray, paths: Paths, max_depth: int) -> Picked:
+    """See `milkrun.codecs.json.pick`."""
+    picker = _picker(paths)
     columns: list[list[str | None]] = [[] for _ in paths]
     errors: dict[int, RowError] = {}
     suspect = _suspects(values, max_depth)

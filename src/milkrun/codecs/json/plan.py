@@ -82,13 +82,13 @@ class Node:
         return {name: f"f{index}" for index, name in enumerate(held)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A schema with the decoders that fit it.
 
     `parse` gives plain values, and numbers with a fraction as Decimal where a column needs them exact. `raw` gives the open
     parts as they are written, in nested structs; None where there are none. `slow` plans have open parts that no struct can
-    name, and every row goes the slow way.
+    name, and every row goes the slow way. A plan is equal to itself alone.
     """
 
     root: Node

@@ -31,7 +31,8 @@ def rest_of(value: bytes, root: Node, ignore_case: bool = False) -> str | None:
 
 
 def _struct_rest(text: bytes | msgspec.Raw, node: Node, ignore_case: bool) -> dict[str, Any]:
-    folded = {name.lower(): name for name in node.names} if ignore_case else {}
+    # Of fields that differ only in case the first one takes what no field has exactly.
+    folded = {child.name.lower(): child.name for child in reversed(node.children)} if ignore_case else {}
     rest: dict[str, Any] = {}
     for name, raw in _MEMBERS.decode(text).items():
         child = node.by_name.get(name) or node.by_name.get(folded.get(name.lower(), name))

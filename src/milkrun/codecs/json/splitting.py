@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 import pyarrow as pa
 
-from milkrun.codecs.json.decoding import MAX_DEPTH
 from milkrun.codecs.json.faults import Code, RowError
 from milkrun.codecs.json.text import BOM, WHITE, check_depth
 from milkrun.model.errors import Refused
@@ -28,22 +26,20 @@ class Split:
     faults: list[tuple[int, str, str]]
 
 
-def split(
-    body: bytes,
-    *,
-    kind: Literal["json", "lines"] = "json",
-    max_events: int = 10_000,
-    max_event_bytes: int = 1 << 20,
-    max_depth: int = MAX_DEPTH,
-) -> Split:
-    """Cut a body: `json` is one event or an array of them, `lines` an event a line (NDJSON), blank lines left out.
+def no_array() -> Refused:
+    """The refusal of a body that should be an array."""
+    return Refused("the body is no JSON array; send an array of objects, or one object a line")
 
-    Refused where the body as a whole can't be cut, or holds too many events.
-    """
+
+def too_deep(max_depth: int) -> Refused:
+    """The refusal of an array of which one can't even say which event is nested too deep."""
+    return Refused(f"an event of the array is nested too deep; at most {max_depth} levels")
+
+
+def split(body: bytes, *, lines: bool, max_event_bytes: int, max_depth: int) -> Split:
+    """See `milkrun.codecs.json.split`."""
     body = body.removeprefix(BOM)
-    items = _lines(body) if kind == "lines" else _items(body)
-    if len(items) > max_events:
-        raise Refused(f"the body holds {len(items)} events; send at most {max_events} at once")
+    items = _lines(body) if lines else _items(body, max_depth)
     return Split(pa.array(items, pa.binary()), list(_faults(items, max_event_bytes, max_depth)))
 
 
@@ -52,15 +48,15 @@ def _lines(body: bytes) -> list[bytes]:
     return [line for line in lines if line.strip(WHITE)]
 
 
-def _items(body: bytes) -> list[bytes]:
+def _items(body: bytes, max_depth: int) -> list[bytes]:
     if body.lstrip(WHITE)[:1] != b"[":
         return [body]
     try:
         return [bytes(raw) for raw in _ITEMS.decode(body)]
     except RecursionError:
-        raise Refused(f"an event of the array is nested too deep; at most {MAX_DEPTH} levels") from None
+        raise too_deep(max_depth) from None
     except (msgspec.MsgspecError, ValueError):
-        raise Refused("the body is no JSON array; send an array of objects, or one object a line") from None
+        raise no_array() from None
 
 
 def _faults(items: Iterable[bytes], max_event_bytes: int, max_depth: int) -> Iterable[tuple[int, str, str]]:

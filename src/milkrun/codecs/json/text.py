@@ -18,6 +18,11 @@ WHITE = b" \t\n\r"
 _SPACE = re.compile(r"[ \t\n\r]*")
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
 _CONSTANT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|NaN|-?Infinity', re.DOTALL)
+_TRAILING = {
+    "Illegal trailing comma before end of object": "Expecting property name enclosed in double quotes",
+    "Illegal trailing comma before end of array": "Expecting value",
+}
+"""What Python before 3.13 says, at the place after the comma: an error reads the same whichever Python finds it."""
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
@@ -67,7 +72,10 @@ def _loaded(text: str, skipped: int) -> tuple[Any, int]:
             text, object_pairs_hook=members, parse_int=Number, parse_float=Number, parse_constant=_refuse
         )
     except json.JSONDecodeError as error:
-        message, place = f"not RFC 8259 JSON: {error.msg}", error.pos
+        what, place = _TRAILING.get(error.msg, error.msg), error.pos
+        if what != error.msg:
+            place = _skip(text, place + 1)
+        message = f"not RFC 8259 JSON: {what}"
     except _Constant:
         message = "not RFC 8259 JSON: NaN and infinities are no numbers"
         place = next(hit.start() for hit in _CONSTANT.finditer(text) if hit[0][0] != '"')

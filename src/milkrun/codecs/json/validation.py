@@ -6,7 +6,7 @@ Messages name the keyword and what the schema says, never what the event holds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ from jsonschema.exceptions import ValidationError
 from referencing import Registry
 
 from milkrun.codecs.json.constraints import remaining
-from milkrun.codecs.json.decoding import MAX_DEPTH, check_by
 from milkrun.codecs.json.documents import check_schema
-from milkrun.codecs.json.faults import Code, RowError, errors_batch
+from milkrun.codecs.json.engine import engine
+from milkrun.codecs.json.faults import ERRORS_SCHEMA, Code, RowError, errors_batch
 from milkrun.codecs.json.plan import Plan, make_plan
+from milkrun.codecs.json.reading import MAX_DEPTH
 from milkrun.codecs.json.screen import as_binary
 from milkrun.codecs.json.text import BOM
 from milkrun.model.errors import ConfigError, ConfigErrors
@@ -53,7 +54,7 @@ class Validator:
     def check(self, values: pa.BinaryArray | pa.ChunkedArray, types: pa.StringArray) -> pa.RecordBatch:
         """The errors (`ERRORS_SCHEMA`) of values of these types; null values, and types null or without a schema, are passed over."""
         values = as_binary(values)
-        found: dict[int, RowError] = {}
+        found = [errors_batch({})]
         encoded = (
             types.combine_chunks() if isinstance(types, pa.ChunkedArray) else types
         ).dictionary_encode()
@@ -62,20 +63,25 @@ class Validator:
             check = self._checks.get(name)
             if check is None:
                 continue
-            rows = np.flatnonzero(codes == code)
-            chosen = values if len(rows) == len(values) else values.take(pa.array(rows))
-            found.update((int(rows[row]), error) for row, error in self._errors(check, chosen).items())
-        return errors_batch(found)
+            rows = pa.array(np.flatnonzero(codes == code))
+            chosen = values if len(rows) == len(values) else values.take(rows)
+            for errors in self._errors(check, chosen):
+                row = rows.take(errors.column("row"))
+                found.append(errors.set_column(0, ERRORS_SCHEMA.field("row"), row))
+        return pa.concat_batches(found).sort_by("row")
 
-    def _errors(self, check: _TypeCheck, values: pa.BinaryArray) -> dict[int, RowError]:
-        errors = check_by(check.plan, values, self._max_depth)
+    def _errors(self, check: _TypeCheck, values: pa.BinaryArray) -> Iterator[pa.RecordBatch]:
+        errors = engine().check(check.plan, values, self._max_depth)
+        yield errors
         if check.keywords is not None:
+            failed = set(errors.column("row").to_pylist())
+            broken: dict[int, RowError] = {}
             for row, value in enumerate(values.to_pylist()):
-                if value is not None and row not in errors:
-                    broken = _broken(check.keywords, value)
-                    if broken is not None:
-                        errors[row] = broken
-        return errors
+                if value is not None and row not in failed:
+                    error = _broken(check.keywords, value)
+                    if error is not None:
+                        broken[row] = error
+            yield errors_batch(broken)
 
 
 def _check(name: str, document: Mapping[str, Any]) -> _TypeCheck:

@@ -1,0 +1,99 @@
+"""JSON to typed columns, in memory: our engines beside DuckDB's own functions over the same column of texts, on one thread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+
+import duckdb
+import pyarrow as pa
+
+from bench.events import events
+from bench.measuring import Measured, Stopwatch, Work
+from milkrun.codecs.json import Engine, engine, infer, pick, split
+from milkrun.codecs.json.engine import PythonEngine
+from milkrun.codecs.json.plan import plan_for
+from milkrun.codecs.json.reading import Reading
+from milkrun.model.schema import EventSchema
+
+ROWS = 8_192
+"""Events decoded at a time, as sinks do."""
+BAD_EVERY = 1_000
+"""One of so many events is cut off."""
+SAMPLE = 900
+BODY_EVENTS = 100
+
+
+def _columns(count: int) -> tuple[EventSchema, list[pa.BinaryArray]]:
+    bodies = list(events(count))
+    schema = infer(pa.array(bodies[:SAMPLE], pa.binary()))
+    bodies[::BAD_EVERY] = [body[:-1] for body in bodies[::BAD_EVERY]]
+    values = pa.array(bodies, pa.binary())
+    return schema, [values.slice(start, ROWS) for start in range(0, count, ROWS)]
+
+
+def decode_columns(work: Work) -> Measured:
+    """Ours: the engine that Milkrun chooses here, or with the option `python` the plain-Python one."""
+    chosen: Engine = PythonEngine("measured") if work.options.get("python") else engine()
+    schema, columns = _columns(work.events)
+    plan = plan_for(schema)
+    with Stopwatch() as watch:
+        failed = sum(chosen.decode(plan, column, Reading()).errors.num_rows for column in columns)
+    _expect(failed, len(range(0, work.events, BAD_EVERY)))
+    return watch.measured(work.events, extra={"engine": chosen.name})
+
+
+def duckdb_columns(work: Work) -> Measured:
+    """The reference: `json_valid`, so that a bad event doesn't end the query, and `from_json`."""
+    schema, columns = _columns(work.events)
+    tables = [pa.table({"value": column.cast(pa.string())}) for column in columns]
+    shape = json.dumps({field.name: _shape(field.type) for field in schema.fields})
+    connection = duckdb.connect(config={"threads": 1})
+    rows = 0
+    with Stopwatch() as watch:
+        for table in tables:
+            connection.register("events", table)
+            query = f"SELECT from_json(value, '{shape}') FROM events WHERE json_valid(value)"
+            rows += connection.sql(query).to_arrow_table().num_rows
+    _expect(rows, work.events - len(range(0, work.events, BAD_EVERY)))
+    return watch.measured(work.events)
+
+
+def _shape(kind: pa.DataType) -> object:
+    """The type as `from_json` is told of it."""
+    if pa.types.is_struct(kind):
+        return {field.name: _shape(field.type) for field in kind}
+    if pa.types.is_list(kind):
+        return [_shape(kind.value_type)]
+    names = {pa.int64(): "BIGINT", pa.float64(): "DOUBLE", pa.bool_(): "BOOLEAN"}
+    return names.get(kind, "VARCHAR")
+
+
+def pick_paths(work: Work) -> Measured:
+    """Ours: the scalars that routing needs, each row checked in full."""
+    _, columns = _columns(work.events)
+    with Stopwatch() as watch:
+        for column in columns:
+            pick(column, [("type",), ("customer", "id")])
+    return watch.measured(work.events, extra={"engine": engine().name})
+
+
+def split_arrays(work: Work) -> Measured:
+    """Ours: arrays of `BODY_EVENTS` events cut into the events' bytes."""
+    bodies = list(_bodies(work.events))
+    with Stopwatch() as watch:
+        rows = sum(len(split(body).values) for body in bodies)
+    _expect(rows, work.events)
+    return watch.measured(work.events, extra={"engine": engine().name})
+
+
+def _bodies(count: int) -> Iterator[bytes]:
+    source = events(count)
+    while body := list(islice(source, BODY_EVENTS)):
+        yield b"[" + b",".join(body) + b"]"
+
+
+def _expect(found: int, due: int) -> None:
+    if found != due:
+        raise RuntimeError(f"{found} events, {due} are right")

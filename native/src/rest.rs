@@ -1,0 +1,102 @@
+//! What a schema doesn't name, as the JSON of the rest column, values byte for byte as the producer wrote them.
+//!
+//! Mirrors `milkrun.codecs.json.rest`: nested fields by their path, list items by index, of equal keys the last value in the place of
+//! the first.
+
+use crate::document::{Document, ROOT, Type};
+use crate::judge::Latitude;
+use crate::schema::{Fields, Kind, Node};
+
+/// Append the object of the fields that the schema lacks; nothing where there are none. Whether there are any.
+pub fn append(document: &Document, root: &Fields, latitude: Latitude, out: &mut Vec<u8>) -> bool {
+    object(document, ROOT, root, latitude, out)
+}
+
+fn object(document: &Document, value: usize, fields: &Fields, latitude: Latitude, out: &mut Vec<u8>) -> bool {
+    let mut written = Members::new(out);
+    for member in document.members_by_first(value) {
+        let name = document.key(member);
+        let field = if latitude.ignore_case { fields.named_without_case(&name) } else { fields.named(&name) };
+        written.member(&name, |out| match field {
+            None => {
+                out.extend_from_slice(document.text(member));
+                true
+            }
+            Some(field) => below(document, member, &fields.nodes[field], latitude, out),
+        });
+    }
+    written.end()
+}
+
+fn below(document: &Document, value: usize, node: &Node, latitude: Latitude, out: &mut Vec<u8>) -> bool {
+    match (&node.kind, document.value(value).kind) {
+        (Kind::Struct(fields), Type::Object) => object(document, value, fields, latitude, out),
+        (Kind::List(item), Type::Array) if matches!(item.kind, Kind::Struct(_) | Kind::List(_)) => {
+            let mut written = Members::new(out);
+            for (index, each) in document.below(value).enumerate() {
+                written.member(&index.to_string(), |out| below(document, each, item, latitude, out));
+            }
+            written.end()
+        }
+        _ => false,
+    }
+}
+
+/// An object being written, of which nothing stays if it gets no members.
+struct Members<'o> {
+    out: &'o mut Vec<u8>,
+    start: usize,
+    any: bool,
+}
+
+impl<'o> Members<'o> {
+    fn new(out: &'o mut Vec<u8>) -> Members<'o> {
+        let start = out.len();
+        Members { out, start, any: false }
+    }
+
+    /// Write a member, unless `value` says that it has written none.
+    fn member(&mut self, name: &str, value: impl FnOnce(&mut Vec<u8>) -> bool) {
+        let before = self.out.len();
+        self.out.push(if self.any { b',' } else { b'{' });
+        write_string(name, self.out);
+        self.out.push(b':');
+        if value(self.out) {
+            self.any = true;
+        } else {
+            self.out.truncate(before);
+        }
+    }
+
+    fn end(self) -> bool {
+        if self.any {
+            self.out.push(b'}');
+        } else {
+            self.out.truncate(self.start);
+        }
+        self.any
+    }
+}
+
+/// Append a string as JSON, escaping only what must be.
+pub fn write_string(text: &str, out: &mut Vec<u8>) {
+    const HEXADECIMAL: &[u8; 16] = b"0123456789abcdef";
+    out.push(b'"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            8 => out.extend_from_slice(b"\\b"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            12 => out.extend_from_slice(b"\\f"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            0..0x20 => {
+                out.extend_from_slice(b"\\u00");
+                out.extend([HEXADECIMAL[usize::from(byte >> 4)], HEXADECIMAL[usize::from(byte & 15)]]);
+            }
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'"');
+}

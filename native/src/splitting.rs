@@ -1,0 +1,116 @@
+//! A body that holds several events, cut into the bytes of each, which stay as they were sent.
+//!
+//! Mirrors `milkrun.codecs.json.splitting`: an array's syntax is checked, its UTF-8 isn't; lines are only cut.
+
+use crate::arrow::Array;
+use crate::columns::{Column, Full};
+use crate::document::{BOM, is_white, too_deep};
+use crate::faults::{Code, Reason};
+use crate::scan::{Bail, Scanner, Step};
+
+/// Levels to which the events of an array are followed, to say of each one whether it is nested too deep.
+const MAX_LEVELS: usize = 1_000;
+
+/// The events, faulty ones included, and why some must not be taken.
+pub struct Split {
+    pub values: Array,
+    pub faults: Vec<(usize, Reason)>,
+}
+
+/// Why a body can't be cut.
+pub enum Uncut {
+    NoArray,
+    TooDeep,
+    Full,
+}
+
+impl From<Full> for Uncut {
+    fn from(_: Full) -> Uncut {
+        Uncut::Full
+    }
+}
+
+/// Cut a body: an event a line, or one event or an array of them.
+pub fn split(body: &[u8], lines: bool, max_event_bytes: usize, max_depth: usize) -> Result<Split, Uncut> {
+    let body = body.strip_prefix(BOM).unwrap_or(body);
+    let events = if lines {
+        lines_of(body)
+    } else if trimmed(body).first() == Some(&b'[') {
+        items_of(body)?
+    } else {
+        vec![Event { bytes: body, levels: None }]
+    };
+    let mut values = Column::texts();
+    let mut faults = Vec::new();
+    for (row, event) in events.into_iter().enumerate() {
+        values.push_text(event.bytes)?;
+        faults.extend(event.fault(max_event_bytes, max_depth).map(|reason| (row, reason)));
+    }
+    Ok(Split { values: values.finish_scalars(), faults })
+}
+
+/// The bytes of an event, and how deep it is nested where that is known.
+struct Event<'a> {
+    bytes: &'a [u8],
+    levels: Option<usize>,
+}
+
+impl Event<'_> {
+    fn fault(&self, max_event_bytes: usize, max_depth: usize) -> Option<Reason> {
+        if self.bytes.len() > max_event_bytes {
+            let message = format!("{} bytes; an event may have at most {max_event_bytes}", self.bytes.len());
+            return Some(Reason::owned(Code::TooLarge, message));
+        }
+        match trimmed(self.bytes).first() {
+            Some(b'{') => self
+                .is_deeper(max_depth)
+                .then(|| Reason::owned(Code::Depth, format!("nested deeper than {max_depth} levels"))),
+            Some(_) => Some(Reason::new(Code::NotObject, "expected a JSON object")),
+            None => Some(Reason::new(Code::Empty, "expected a JSON object")),
+        }
+    }
+
+    fn is_deeper(&self, max_depth: usize) -> bool {
+        self.levels.map_or_else(|| too_deep(self.bytes, max_depth).is_some(), |levels| levels > max_depth)
+    }
+}
+
+fn trimmed(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|&byte| !is_white(byte)).unwrap_or(text.len());
+    &text[start..]
+}
+
+fn lines_of(body: &[u8]) -> Vec<Event<'_>> {
+    let lines = body.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    lines.filter(|line| !trimmed(line).is_empty()).map(|bytes| Event { bytes, levels: None }).collect()
+}
+
+fn items_of(body: &[u8]) -> Result<Vec<Event<'_>>, Uncut> {
+    let mut scanner = Scanner::new(MAX_LEVELS);
+    scanner.start(body);
+    let mut items = Vec::new();
+    match cut(&mut scanner, &mut items) {
+        Ok(()) => Ok(items),
+        Err(Bail) if scanner.depth > MAX_LEVELS => Err(Uncut::TooDeep),
+        Err(Bail) => Err(Uncut::NoArray),
+    }
+}
+
+fn cut<'a>(scanner: &mut Scanner<'a>, items: &mut Vec<Event<'a>>) -> Step {
+    let body = scanner.text;
+    let mut at = scanner.white(scanner.demand(scanner.white(0), b'[')?);
+    if scanner.peek(at) != b']' {
+        loop {
+            scanner.deepest = 0;
+            let end = scanner.skip::<false>(at)?;
+            items.push(Event { bytes: &body[at..end], levels: Some(scanner.deepest) });
+            at = scanner.white(end);
+            match scanner.peek(at) {
+                b',' => at = scanner.white(at + 1),
+                b']' => break,
+                _ => return Err(Bail),
+            }
+        }
+    }
+    if scanner.white(at + 1) == body.len() { Ok(()) } else { Err(Bail) }
+}
