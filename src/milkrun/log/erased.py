@@ -69,7 +69,9 @@ def pending(erased: Iterable[ErasedEvents]) -> Offsets:
 
 
 def _decoded(key: str, value: bytes) -> ErasedEvents:
-    topic, incarnation, partition, erasure = key.split("/")
+    topic, rest = key.split("/", 1)
+    # From the right: Kafka's ids of topics, which are incarnations there, may have slashes.
+    incarnation, partition, erasure = rest.rsplit("/", 2)
     record = msgspec.msgpack.decode(value, type=_Record)
     return ErasedEvents(
         topic,

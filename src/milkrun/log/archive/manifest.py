@@ -97,7 +97,9 @@ class Manifest:
         """The files of all partitions, also of topics that aren't there any more."""
         found: dict[Place, list[ArchivedFile]] = {}
         for key, value in self._log.scan(STORE, _FILES):
-            topic, incarnation, partition = key.removeprefix(_FILES).split("/")[:3]
+            topic, rest = key.removeprefix(_FILES).split("/", 1)
+            # From the right: Kafka's ids of topics, which are incarnations there, may have slashes.
+            incarnation, partition, _ = rest.rsplit("/", 2)
             found.setdefault(Place(topic, incarnation, int(partition)), []).append(_decoded(value))
         return {place: tuple(files) for place, files in found.items()}
 
