@@ -16,10 +16,15 @@ class Reference(msgspec.Struct, frozen=True):
 
     name: str
     events_per_s: float
+    cpu_us_per_event: float
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One bench's result: medians over its rounds, the peak of memory over all. `ratio` is ours to the reference's events/s."""
+    """One bench's result: medians over its rounds, the peak of memory over all.
+
+    `ratio` is ours to the reference's events/s: higher is better. `cpu_ratio` is our processor time for an event to the reference's: lower is
+    better, and it says more than `ratio` where something else runs on the machine.
+    """
 
     name: str
     events: int
@@ -29,6 +34,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     peak_rss_mb: float
     reference: Reference | None
     ratio: float | None
+    cpu_ratio: float | None
     extra: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
@@ -46,8 +52,9 @@ def show(console: Console, entries: Sequence[Entry]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("bench", "events", "events/s", "CPU µs/event", "peak MB"):
         table.add_column(heading, justify="left" if heading == "bench" else "right", no_wrap=True)
-    table.add_column("reference, its events/s")
+    table.add_column("reference, its events/s and CPU µs/event")
     table.add_column("ratio", justify="right")
+    table.add_column("CPU ratio", justify="right")
     for entry in entries:
         table.add_row(*_cells(entry))
     console.print(table)
@@ -55,15 +62,18 @@ def show(console: Console, entries: Sequence[Entry]) -> None:
 
 def _cells(entry: Entry) -> list[str]:
     reference = entry.reference
-    beside = f"{reference.name}, {reference.events_per_s:,.0f}" if reference else _described(entry.extra)
+    beside = _described(entry.extra)
+    if reference:
+        beside = f"{reference.name}, {reference.events_per_s:,.0f}, {reference.cpu_us_per_event:.2f}"
     return [
         entry.name,
         f"{entry.events:,}",
         f"{entry.events_per_s:,.0f}",
-        f"{entry.cpu_us_per_event:.1f}",
+        f"{entry.cpu_us_per_event:.2f}",
         f"{entry.peak_rss_mb:,.0f}",
         beside,
         "" if entry.ratio is None else f"{entry.ratio:.2f}",
+        "" if entry.cpu_ratio is None else f"{entry.cpu_ratio:.2f}",
     ]
 
 

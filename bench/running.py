@@ -116,16 +116,28 @@ def summary(bench: Bench, ours: Sequence[Measured], theirs: Sequence[Measured]) 
     rate = median(run.events_per_s for run in ours)
     reference = None
     if theirs:
-        reference = Reference(bench.reference_name, round(median(run.events_per_s for run in theirs), 1))
+        reference = Reference(
+            bench.reference_name,
+            round(median(run.events_per_s for run in theirs), 1),
+            _cpu_us_per_event(theirs),
+        )
     events = int(median(run.events for run in ours))
+    cpu = _cpu_us_per_event(ours)
     return Entry(
         name=bench.name,
         events=events,
         seconds=round(events / rate, 4),
         events_per_s=round(rate, 1),
-        cpu_us_per_event=round(median(run.cpu_seconds / run.events * 1e6 for run in ours), 2),
+        cpu_us_per_event=cpu,
         peak_rss_mb=round(max(run.peak_rss_mb for run in ours), 1),
         reference=reference,
         ratio=round(rate / reference.events_per_s, 3) if reference else None,
+        cpu_ratio=round(cpu / reference.cpu_us_per_event, 3)
+        if reference and reference.cpu_us_per_event
+        else None,
         extra=ours[-1].extra,
     )
+
+
+def _cpu_us_per_event(runs: Sequence[Measured]) -> float:
+    return round(median(run.cpu_seconds / run.events * 1e6 for run in runs), 3)

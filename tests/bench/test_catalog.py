@@ -46,8 +46,9 @@ def test_summary_takes_medians_and_the_highest_peak() -> None:
         events_per_s=500.0,
         cpu_us_per_event=400.0,
         peak_rss_mb=110,
-        reference=Reference("pyarrow IPC with fsync", 2000.0),
+        reference=Reference("pyarrow IPC with fsync", 2000.0, 100.0),
         ratio=0.25,
+        cpu_ratio=4.0,
     )
 
 

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-KEYS = {"name", "events", "seconds", "events_per_s", "cpu_us_per_event", "peak_rss_mb", "reference", "ratio"}
+KEYS = {
+    "name",
+    "events",
+    "seconds",
+    "events_per_s",
+    "cpu_us_per_event",
+    "peak_rss_mb",
+    "reference",
+    "ratio",
+    "cpu_ratio",
+}
 
 
 def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,8 +41,10 @@ def test_quick_run_writes_results_and_a_table(tmp_path: Path) -> None:
         assert set(entry) >= KEYS
         assert entry["events"] > 0 and entry["cpu_us_per_event"] > 0 and entry["peak_rss_mb"] > 10
         assert abs(entry["events_per_s"] * entry["seconds"] / entry["events"] - 1) < 0.01
-        assert set(entry["reference"]) == {"name", "events_per_s"}
+        assert set(entry["reference"]) == {"name", "events_per_s", "cpu_us_per_event"}
         assert abs(entry["ratio"] * entry["reference"]["events_per_s"] / entry["events_per_s"] - 1) < 0.01
+        theirs = entry["reference"]["cpu_us_per_event"]
+        assert abs(entry["cpu_ratio"] * theirs / entry["cpu_us_per_event"] - 1) < 0.01
         assert entry["name"] in done.stdout
     assert list(tmp_path.iterdir()) == [output]
 
