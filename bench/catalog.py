@@ -106,7 +106,18 @@ def _latency(rate: int) -> Bench:
     )
 
 
+def _limit(name: str, function: str) -> Bench:
+    """One of the machine's limits."""
+    return Bench(f"machine-{name}", Run(f"bench.cases.machine:{function}"), 100_000, 5_000)
+
+
 BENCHES = (
+    _limit("copy", "copy"),
+    _limit("utf8", "check_utf8"),
+    _limit("compress", "compress"),
+    _limit("decompress", "decompress"),
+    _limit("sync", "sync"),
+    _limit("parquet", "write_parquet"),
     Bench(
         "log-append",
         Run("bench.cases.log:append"),
