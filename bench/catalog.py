@@ -23,6 +23,7 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Bench:
     """One bench. `candidate` is ours; `reference` with `reference_name` the ceiling; `inputs` prepares what both read.
+    A candidate that measures its reference beside it, in turns, has the name alone.
 
     `events` are those of an ordinary run, `quick` of a quick one, `long` of a long one if that differs. `servers` names
     what must be running, `connectors` those of Milkrun that it takes.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,13 +34,17 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What a measured function gives. CPU is that of the measured process alone, all threads, user and system."""
+    """What a measured function gives. CPU is that of the measured process alone, all threads, user and system.
+
+    `beside` is the reference's, where both took turns in one process; see `take_turns`.
+    """
 
     events: int
     seconds: float
     cpu_seconds: float
     peak_rss_mb: float
     extra: dict[str, Any] = msgspec.field(default_factory=dict)
+    beside: Measured | None = None
 
     @property
     def events_per_s(self) -> float:
@@ -47,7 +53,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Stopwatch:
-    """Measures between its entry and exit; the peak of memory counts from the process's start."""
+    """Measures between its entry and exit, all times it is entered together; the peak of memory counts from the process's start."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -62,8 +68,8 @@ class Stopwatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         started, cpu_started = self._started
-        self.seconds = time.monotonic() - started
-        self.cpu_seconds = time.process_time() - cpu_started
+        self.seconds += time.monotonic() - started
+        self.cpu_seconds += time.process_time() - cpu_started
         self.peak_rss_mb = peak_rss_mb()
 
     def measured(
@@ -77,6 +83,18 @@ class Stopwatch:
             peak_rss_mb=self.peak_rss_mb,
             extra=dict(extra or {}),
         )
+
+
+def take_turns(
+    batches: Sequence[T], ours: Callable[[T], None], theirs: Callable[[T], None]
+) -> tuple[Stopwatch, Stopwatch]:
+    """Ours and the reference on each batch in turn, and who begins alternates: what slows the machine for a moment slows both."""
+    sides = [(ours, Stopwatch()), (theirs, Stopwatch())]
+    for number, batch in enumerate(batches):
+        for run, watch in sides if number % 2 == 0 else reversed(sides):
+            with watch:
+                run(batch)
+    return sides[0][1], sides[1][1]
 
 
 def peak_rss_mb() -> float:

@@ -74,6 +74,8 @@ class Runner:
                 if measured is None:
                     raise Failed(f"{run.function} measured nothing")
                 results.append(measured)
+                if measured.beside is not None:
+                    theirs.append(measured.beside)
         return ours, theirs
 
     def _child(self, bench: Bench, run: Run, folder: Path, inputs: Path, number: int) -> Measured | None:

@@ -9,7 +9,7 @@ import pytest
 from bench.cases.latency import latencies
 from bench.catalog import BENCHES, Run
 from bench.child import function_named
-from bench.measuring import Measured
+from bench.measuring import Measured, take_turns
 from bench.results import Entry, Reference
 from bench.running import Runner, Skipped, summary
 from bench.servers import running_servers
@@ -50,6 +50,17 @@ def test_summary_takes_medians_and_the_highest_peak() -> None:
         ratio=0.25,
         cpu_ratio=4.0,
     )
+
+
+def test_turns_give_both_sides_every_batch_and_the_first_turn_alternates() -> None:
+    seen: list[str] = []
+
+    ours, theirs = take_turns(
+        [1, 2, 3], lambda batch: seen.append(f"ours {batch}"), lambda batch: seen.append(f"theirs {batch}")
+    )
+
+    assert seen == ["ours 1", "theirs 1", "theirs 2", "ours 2", "ours 3", "theirs 3"]
+    assert ours is not theirs and ours.seconds > 0 and theirs.seconds > 0
 
 
 def test_latency_is_the_time_until_the_first_answer_with_the_event() -> None:
