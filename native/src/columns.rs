@@ -122,6 +122,13 @@ pub enum Values {
     Text(Text),
     Struct(Vec<Column>),
     List(Offsets, Box<Column>),
+    Map(Offsets, Box<Entries>),
+}
+
+/// What all maps of a column hold, one after the other: as many keys as values.
+pub struct Entries {
+    pub keys: Column,
+    pub values: Column,
 }
 
 /// A column: its values, and which of them count.
@@ -145,6 +152,10 @@ impl Column {
             }
             Kind::Struct(fields) => Values::Struct(fields.nodes.iter().map(|node| Column::new(node, rows)).collect()),
             Kind::List(item) => Values::List(Offsets::default(), Box::new(Column::new(item, rows))),
+            Kind::Map(value) => {
+                let entries = Entries { keys: Column::texts(), values: Column::new(value, rows) };
+                Values::Map(Offsets::default(), Box::new(entries))
+            }
         };
         Column::of(values)
     }
@@ -233,6 +244,14 @@ impl Column {
         }
     }
 
+    #[inline(always)]
+    pub fn map(&mut self) -> (&mut Offsets, &mut Entries) {
+        match &mut self.values {
+            Values::Map(offsets, entries) => (offsets, entries),
+            _ => misfit(),
+        }
+    }
+
     /// Count a value that has been appended to `values`.
     #[inline(always)]
     pub fn valid(&mut self) {
@@ -303,6 +322,7 @@ impl Column {
             Values::Text(text) => text.end()?,
             Values::Struct(_) => {}
             Values::List(offsets, item) => offsets.push(item.len())?,
+            Values::Map(offsets, entries) => offsets.push(entries.values.len())?,
         }
         Ok(())
     }
@@ -324,6 +344,11 @@ impl Column {
                 let end = offsets.truncate(length);
                 item.truncate(end);
             }
+            Values::Map(offsets, entries) => {
+                let end = offsets.truncate(length);
+                entries.keys.truncate(end);
+                entries.values.truncate(end);
+            }
         }
         if let Some(validity) = &mut self.validity {
             validity.truncate(length);
@@ -340,6 +365,12 @@ impl Column {
             }
             (Values::List(offsets, item), Kind::List(inner)) => {
                 array(self.length, self.validity, vec![Buffer::new(offsets.0)], vec![item.finish(inner)])
+            }
+            (Values::Map(offsets, entries), Kind::Map(inner)) => {
+                let Entries { keys, values } = *entries;
+                let entries =
+                    Array::new(keys.len(), 0, None, vec![], vec![keys.finish_scalars(), values.finish(inner)]);
+                array(self.length, self.validity, vec![Buffer::new(offsets.0)], vec![entries])
             }
             (Values::Integers(values), Kind::Leaf(Leaf::Integer { bits })) if *bits < 64 => {
                 array(self.length, self.validity, vec![narrowed(values, *bits)], vec![])
@@ -375,7 +406,7 @@ fn buffers(values: Values) -> Vec<Buffer> {
         Values::Decimals(values) => vec![Buffer::new(values)],
         Values::Days(values) => vec![Buffer::new(values)],
         Values::Text(text) => vec![Buffer::new(text.offsets.0), Buffer::new(text.bytes)],
-        Values::Struct(_) | Values::List(..) => vec![],
+        Values::Struct(_) | Values::List(..) | Values::Map(..) => vec![],
     }
 }
 

@@ -163,6 +163,18 @@ impl Judge<'_, '_> {
                 }
                 offsets.push(items.len())?;
             }
+            Kind::Map(inner) => {
+                self.demand(Type::Object, value)?;
+                let (offsets, entries) = column.map();
+                for member in self.document.members_by_first(value) {
+                    let key = self.document.key(member);
+                    entries.keys.push_text(key.as_bytes())?;
+                    self.steps.push(Step::Name(key));
+                    self.value(member, inner, &mut entries.values)?;
+                    self.steps.pop();
+                }
+                offsets.push(entries.values.len())?;
+            }
         }
         column.valid();
         Ok(())

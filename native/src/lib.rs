@@ -29,7 +29,7 @@ use crate::schema::Plan;
 use crate::splitting::Uncut;
 
 /// Grows with every change of what Python and this module say to each other.
-const INTERFACE: u32 = 1;
+const INTERFACE: u32 = 2;
 
 type Capsule<'py> = Bound<'py, PyCapsule>;
 

@@ -3,7 +3,7 @@
 //! It gives up (`Stop::Bail`) at whatever is wrong or unusual: duplicate keys, escapes in keys, a byte order mark, a value of another
 //! kind. What it has appended until then is the caller's to take back, and `judge` decides.
 
-use crate::columns::{Column, Stop};
+use crate::columns::{Column, Entries, Stop};
 use crate::numbers;
 use crate::scan::{Bail, Scanner, Step};
 use crate::schema::{Fields, Kind, Leaf, Node, Only};
@@ -153,6 +153,12 @@ impl<'a> Quick<'a> {
                 offsets.push(items.len())?;
                 end
             }
+            Kind::Map(value) => {
+                let (offsets, entries) = column.map();
+                let end = self.entries(self.scanner.demand(at, b'{')?, value, entries)?;
+                offsets.push(entries.values.len())?;
+                end
+            }
             Kind::Leaf(Leaf::Boolean) => {
                 let value = self.scanner.peek(at) == b't';
                 let end = self.scanner.literal(at, if value { b"true" } else { b"false" })?;
@@ -204,6 +210,32 @@ impl<'a> Quick<'a> {
                     _ => return Err(Stop::Bail),
                 }
             }
+        }
+        self.scanner.depth -= 1;
+        Ok(at + 1)
+    }
+
+    /// The members of a map from behind its brace.
+    #[inline(never)]
+    fn entries(&mut self, at: usize, value: &Node, entries: &mut Entries) -> Result<usize, Stop> {
+        self.scanner.enter()?;
+        let noted = self.scanner.keys();
+        let mut at = self.scanner.white(at);
+        if self.scanner.peek(at) != b'}' {
+            loop {
+                let start = self.scanner.demand(at, b'"')?;
+                let end = self.scanner.plain_string(start)?;
+                self.scanner.note_key(start, end);
+                entries.keys.push_text(&self.scanner.text[start..end])?;
+                at = self.value(self.scanner.colon(end + 1)?, value, &mut entries.values)?;
+                at = self.scanner.white(at);
+                match self.scanner.peek(at) {
+                    b',' => at = self.scanner.white(at + 1),
+                    b'}' => break,
+                    _ => return Err(Stop::Bail),
+                }
+            }
+            self.scanner.forget_keys(noted)?;
         }
         self.scanner.depth -= 1;
         Ok(at + 1)

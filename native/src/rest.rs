@@ -1,7 +1,7 @@
 //! What a schema doesn't name, as the JSON of the rest column, values byte for byte as the producer wrote them.
 //!
-//! Mirrors `milkrun.codecs.json.rest`: nested fields by their path, list items by index, of equal keys the last value in the place of
-//! the first.
+//! Mirrors `milkrun.codecs.json.rest`: nested fields by their path, list items by index, values of maps by key, of equal keys the last
+//! value in the place of the first.
 
 use crate::document::{Document, ROOT, Type};
 use crate::judge::Latitude;
@@ -31,7 +31,15 @@ fn object(document: &Document, value: usize, fields: &Fields, latitude: Latitude
 fn below(document: &Document, value: usize, node: &Node, latitude: Latitude, out: &mut Vec<u8>) -> bool {
     match (&node.kind, document.value(value).kind) {
         (Kind::Struct(fields), Type::Object) => object(document, value, fields, latitude, out),
-        (Kind::List(item), Type::Array) if matches!(item.kind, Kind::Struct(_) | Kind::List(_)) => {
+        (Kind::Map(inner), Type::Object) if is_nested(inner) => {
+            let mut written = Members::new(out);
+            for member in document.members_by_first(value) {
+                let key = document.key(member);
+                written.member(&key, |out| below(document, member, inner, latitude, out));
+            }
+            written.end()
+        }
+        (Kind::List(item), Type::Array) if is_nested(item) => {
             let mut written = Members::new(out);
             for (index, each) in document.below(value).enumerate() {
                 written.member(&index.to_string(), |out| below(document, each, item, latitude, out));
@@ -40,6 +48,10 @@ fn below(document: &Document, value: usize, node: &Node, latitude: Latitude, out
         }
         _ => false,
     }
+}
+
+fn is_nested(node: &Node) -> bool {
+    matches!(node.kind, Kind::Struct(_) | Kind::List(_) | Kind::Map(_))
 }
 
 /// An object being written, of which nothing stays if it gets no members.

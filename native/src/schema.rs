@@ -25,7 +25,7 @@ pub struct Described {
     children: Vec<Described>,
 }
 
-/// A field, a list's item, or the event itself.
+/// A field, a list's item, a map's value, or the event itself.
 pub struct Node {
     pub name: String,
     pub kind: Kind,
@@ -40,6 +40,8 @@ pub enum Kind {
     Open(Only),
     Struct(Fields),
     List(Box<Node>),
+    /// An object of any names, whose members are all of this node.
+    Map(Box<Node>),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -222,6 +224,9 @@ fn kind(mut described: Described) -> PyResult<Kind> {
         "struct" => return Ok(Kind::Struct(fields(described)?)),
         "list" if described.children.len() == 1 => {
             return Ok(Kind::List(Box::new(node(described.children.remove(0))?)));
+        }
+        "map" if described.children.len() == 1 => {
+            return Ok(Kind::Map(Box::new(node(described.children.remove(0))?)));
         }
         other => return Err(PyValueError::new_err(format!("no such type: {other} of size {size}"))),
     }))

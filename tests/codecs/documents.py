@@ -56,7 +56,7 @@ def schema_fields(draw: st.DrawFn, depth: int = 2) -> list[pa.Field]:
 
 @st.composite
 def _field(draw: st.DrawFn, depth: int) -> pa.Field:
-    match draw(st.integers(0, 5 if depth else 3)):
+    match draw(st.integers(0, 6 if depth else 3)):
         case 0:
             return json_field("item")
         case 1:
@@ -66,6 +66,9 @@ def _field(draw: st.DrawFn, depth: int) -> pa.Field:
             return pa.field("item", pa.struct(members)) if members else json_field("item")
         case 5:
             return pa.field("item", pa.list_(_named("item", draw(_field(depth - 1)), draw(st.booleans()))))
+        case 6:
+            value = _named("value", draw(_field(depth - 1)), draw(st.booleans()))
+            return pa.field("item", pa.map_(pa.string(), value))
         case _:
             return pa.field("item", draw(_LEAVES))
 
@@ -93,6 +96,8 @@ def fitting(field: pa.Field) -> st.SearchStrategy[Any]:
         fit = fitting_event(list(kind))
     elif pa.types.is_list(kind):
         fit = st.lists(fitting(kind.value_field), max_size=3)
+    elif pa.types.is_map(kind):
+        fit = st.dictionaries(NAMES, fitting(kind.item_field), max_size=3)
     elif pa.types.is_integer(kind):
         limit = 1 << (kind.bit_width - 1)
         fit = st.integers(-limit, limit - 1)

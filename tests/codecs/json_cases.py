@@ -86,6 +86,16 @@ A_DEEP = schema(
     )
 )
 A_ITEMS_REQUIRED = schema(field("a", pa.list_(pa.field("item", pa.int64(), nullable=False))))
+A_MAP = schema(field("a", pa.map_(pa.string(), pa.int64())))
+A_FULL_MAP = schema(
+    field("a", pa.map_(pa.string(), pa.field("value", pa.int64(), nullable=False)), required=True)
+)
+A_MAP_OF_STRUCTS = schema(
+    field(
+        "a",
+        pa.map_(pa.string(), pa.struct([field("x", pa.int64(), required=True), field("y", pa.string())])),
+    )
+)
 EMPTY = schema()
 
 
@@ -497,6 +507,62 @@ _TYPES = [
     ),
 ]
 
+_MAPS = [
+    Case("map", b'{"a":{"x":1,"y":2}}', A_MAP, row={"a": [("x", 1), ("y", 2)]}),
+    Case("map without members", b'{"a":{}}', A_MAP, row={"a": []}),
+    Case("map that is null", b'{"a":null}', A_MAP, row={"a": None}),
+    Case("map that isn't there", b"{}", A_MAP, row={"a": None}),
+    Case("map with a null value", b'{"a":{"x":null,"y":2}}', A_MAP, row={"a": [("x", None), ("y", 2)]}),
+    Case("map with white space", b'{"a" : { "x" : 1 , "y" : 2 } }', A_MAP, row={"a": [("x", 1), ("y", 2)]}),
+    Case("map, whole numbers spelt otherwise", b'{"a":{"y":1.0,"x":2e0}}', A_MAP, row={"a": [("y", 1), ("x", 2)]}),
+    Case("map: any text is a key", '{"a":{"":1,"a.b":2,"{}":3,"é":4,"\\u0000":5,"\\"":6}}'.encode(), A_MAP,
+         row={"a": [("", 1), ("a.b", 2), ("{}", 3), ("é", 4), ("\0", 5), ('"', 6)]}),
+    Case("map: half of a surrogate pair as a key", b'{"a":{"\\ud800":1}}', A_MAP, code="utf8", offset=7),
+    Case("map: the last of a key wins", b'{"a":{"x":1,"y":2,"x":3}}', A_MAP, row={"a": [("x", 3), ("y", 2)]}, duplicates=1),
+    Case("map: the last of a key wins, spelt by an escape", b'{"a":{"x":1,"y":2,"\\u0078":3}}', A_MAP,
+         row={"a": [("x", 3), ("y", 2)]}, duplicates=1),
+    Case("map: the last of a key wins, judged exactly", b'{"a":{"x":1,"y":2.0,"x":3}}', A_MAP,
+         row={"a": [("x", 3), ("y", 2)]}, duplicates=1),
+    Case("map: a key twice, the first of a wrong type", b'{"a":{"x":"k","x":2}}', A_MAP, row={"a": [("x", 2)]}, duplicates=1),
+    Case("map: a key twice, the last of a wrong type", b'{"a":{"x":1,"x":"k"}}', A_MAP, code="type", path="a.x", offset=16),
+    Case("map twice", b'{"a":{"x":1,"x":2},"a":{"y":3}}', A_MAP, row={"a": [("y", 3)]}, duplicates=2),
+    Case("string in a map of integers", b'{"a":{"x":1,"color":"red"}}', A_MAP, code="type", path="a.color", offset=20),
+    Case("array where a map is due", b'{"a":[]}', A_MAP, code="type", path="a", offset=5),
+    Case("string where a map is due", b'{"a":"x"}', A_MAP, code="type", path="a", offset=5),
+    Case("map of required values", b'{"a":{"x":1}}', A_FULL_MAP, row={"a": [("x", 1)]}),
+    Case("map of required values, empty", b'{"a":{}}', A_FULL_MAP, row={"a": []}),
+    Case("map of required values, one null", b'{"a":{"x":null}}', A_FULL_MAP, code="required", path="a.x", offset=10),
+    Case("map missing where required", b'{"b":1}', A_FULL_MAP, code="required", path="a", offset=0),
+    Case("map null where required", b'{"a":null}', A_FULL_MAP, code="required", path="a", offset=5),
+    Case("map of objects", b'{"a":{"k":{"x":1},"l":null,"m":{"y":"z","x":2}}}', A_MAP_OF_STRUCTS,
+         row={"a": [("k", {"x": 1, "y": None}), ("l", None), ("m", {"x": 2, "y": "z"})]}),
+    Case("missing in an object in a map", b'{"a":{"k":{"x":1},"l":{"y":""}}}', A_MAP_OF_STRUCTS,
+         code="required", path="a.l.x", offset=22),
+    Case("unknown in an object in a map", b'{"a":{"k":{"x":1,"z":true},"l":{"x":2}}}', A_MAP_OF_STRUCTS,
+         row={"a": [("k", {"x": 1, "y": None}), ("l", {"x": 2, "y": None})]}, unknown=((("a", "{}", "z"), 1),),
+         rest='{"a":{"k":{"z":true}}}'),
+    Case("unknown beside a map", b'{"z":1,"a":{"x":1}}', A_MAP, row={"a": [("x", 1)]}, unknown=((("z",), 1),), rest='{"z":1}'),
+    Case("map of open parts", b'{"a":{"k":{"p":1.10},"l":null,"m":[ ]}}',
+         schema(field("a", pa.map_(pa.string(), json_field("value")))), row={"a": [("k", '{"p":1.10}'), ("l", None), ("m", "[ ]")]}),
+    Case("map of open parts, a key twice", b'{"a":{"k":{"p":1.10},"l":1,"k":"x"}}',
+         schema(field("a", pa.map_(pa.string(), json_field("value")))), row={"a": [("k", '"x"'), ("l", "1")]}, duplicates=1),
+    Case("map of maps of lists", b'{"a":{"k":{"l":[1,2],"m":[]},"n":{}}}',
+         schema(field("a", pa.map_(pa.string(), pa.map_(pa.string(), pa.list_(pa.int64()))))),
+         row={"a": [("k", [("l", [1, 2]), ("m", [])]), ("n", [])]}),
+    Case("error in a map in a list", b'{"a":[{"k":1},{"l":true}]}',
+         schema(field("a", pa.list_(pa.map_(pa.string(), pa.int64())))), code="type", path="a[1].l", offset=19),
+    Case("field called like the step for values", b'{"{}":{"{}":{"k":"x"}}}',
+         schema(field("{}", pa.struct([field("{}", pa.map_(pa.string(), pa.int64()))]))), code="type", path="{}.{}.k"),
+    Case("keys of a map keep their case", b'{"A":{"x":1,"X":2}}', A_MAP, row={"a": [("x", 1), ("X", 2)]}, ignore_case=True),
+    Case("coerced: values of a map", b'{"a":{"x":"12","y":3}}', A_MAP, row={"a": [("x", 12), ("y", 3)]}, coerce=True),
+    Case("map 128 levels deep", b'{"a":{"k":' + b"[" * 126 + b"]" * 126 + b"}}",
+         schema(field("a", pa.map_(pa.string(), json_field("value")))), row={"a": [("k", "[" * 126 + "]" * 126)]}),
+    Case("map 129 levels deep", b'{"a":{"k":' + b"[" * 127 + b"]" * 127 + b"}}",
+         schema(field("a", pa.map_(pa.string(), json_field("value")))), code="depth", offset=10 + 126),
+    Case("map of 1,000 keys", b'{"a":{' + b",".join(b'"k%d":%d' % (n, n) for n in range(1000)) + b"}}", A_MAP,
+         row={"a": [(f"k{n}", n) for n in range(1000)]}),
+]  # fmt: skip
+
 _OPEN = [
     Case("open object, as it is written", b'{"a":{"x": 1.10,\n"y":[ ]}}', A_OPEN, row={"a": '{"x": 1.10,\n"y":[ ]}'}),
     Case("open array", b'{"a":[1,"x",null]}', A_OPEN, row={"a": '[1,"x",null]'}),
@@ -573,6 +639,7 @@ CASES: list[Case] = [
     *_DECIMALS,
     *_TIMES,
     *_TYPES,
+    *_MAPS,
     *_OPEN,
     *_UNKNOWN,
     *_CASELESS,

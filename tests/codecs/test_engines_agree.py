@@ -97,8 +97,9 @@ def _paths(fields: Any, path: tuple[str, ...]) -> list[tuple[str, ...]]:
         here = (*path, field.name)
         kind = field.type
         found.append(here)
-        while pa.types.is_list(kind):
-            here, kind = (*here, "[]"), kind.value_type
+        while pa.types.is_list(kind) or pa.types.is_map(kind):
+            of_list = pa.types.is_list(kind)
+            here, kind = (*here, "[]" if of_list else "{}"), kind.value_type if of_list else kind.item_type
             found.append(here)
         if pa.types.is_struct(kind):
             found += _paths(kind, here)

@@ -179,6 +179,9 @@ _SIMPLE = st.sampled_from(
         {"type": "integer"}, {"type": "number", "minimum": 1}, {"type": "string"}, {"type": ["string", "null"]}, {"type": "boolean"},
         {"type": "object"}, {"type": "array"}, {}, True, False, {"enum": ["x", None]}, {"enum": ["x"]}, {"const": 1}, {"type": "null"},
         {"type": ["integer", "string"]}, {"type": "string", "enum": ["x", "y"]}, {"$ref": "#/$defs/d"}, {"type": ["integer", "number"]},
+        {"type": "object", "additionalProperties": {"type": "integer"}}, {"type": "object", "additionalProperties": {"type": "string", "minLength": 1}},
+        {"type": ["object", "null"], "additionalProperties": {"enum": ["x", None]}, "maxProperties": 1},
+        {"type": "object", "additionalProperties": {"$ref": "#/$defs/d"}}, {"type": "object", "additionalProperties": {"minimum": 1}, "required": ["a"]},
         {"required": ["a"]}, {"type": "object", "required": ["a"]}, {"type": "object", "additionalProperties": False}, {"minimum": 1},
         {"$ref": "#"}, {"description": "any"}, {"type": "integer", "minimum": 1, "title": "n"},
     ]
@@ -286,6 +289,11 @@ def changed(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties}
 
 
+def any_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a map of such values."""
+    return {"type": "object", "additionalProperties": values}
+
+
 INTEGER, STRING = {"type": "integer"}, {"type": "string"}
 
 
@@ -302,6 +310,8 @@ INTEGER, STRING = {"type": "integer"}, {"type": "string"}
         (changed(a={"enum": ["x"]}), changed(a={"enum": ["x", "y"]})),
         (changed(a=INTEGER), changed(a={"$ref": "#/$defs/i"}) | {"$defs": {"i": INTEGER}}),
         (changed(a=INTEGER) | {"additionalProperties": False}, changed(a=INTEGER)),
+        (changed(a=any_of(INTEGER)), changed(a=any_of({"type": ["integer", "null"]}))),
+        (changed(a=any_of(STRING | {"maxLength": 5})), changed(a=any_of(STRING))),
     ],
 )
 def test_compatible(old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -339,6 +349,26 @@ def test_compatible(old: dict[str, Any], new: dict[str, Any]) -> None:
         (changed(a=STRING), changed(a={"type": "string", "maxLength": 5}), "a has a lower maxLength now: 5"),
         (changed(a=STRING), changed(a={"type": "string", "pattern": "x"}), "a has another pattern now"),
         (changed(a={"enum": ["x", "y"]}), changed(a={"enum": ["x"]}), "a allows fewer values now"),
+        (
+            changed(a=any_of(INTEGER)),
+            changed(a=any_of(STRING)),
+            "a.{} was integer and may only be string now",
+        ),
+        (
+            changed(a=any_of({"type": ["integer", "null"]})),
+            changed(a=any_of(INTEGER)),
+            "a.{} was integer or null and may only be integer now",
+        ),
+        (
+            changed(a={"type": "object"}),
+            changed(a=any_of(STRING)),
+            "a may not have just any other fields now",
+        ),
+        (
+            changed(a=any_of(STRING)),
+            changed(a={"type": "object"}),
+            "a is a map in one and open JSON in the other: one column can't hold both",
+        ),
         (
             changed(a=INTEGER),
             changed() | {"additionalProperties": False},

@@ -51,6 +51,8 @@ FULL = EventSchema(
                 ),
             ),
             pa.field("o", pa.struct([pa.field("inner", pa.list_(json_field("item")))])),
+            pa.field("labels", pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))),
+            pa.field("sizes", pa.map_(pa.string(), pa.struct([PRICE, json_field("more")])), nullable=False),
         ]
     ),
     version=7,
@@ -84,6 +86,11 @@ def test_readable_form() -> None:
         "written": "string",
     }
     assert fields["extra"] == {"name": "extra", "type": "json"}
+    assert fields["labels"] == {
+        "name": "labels",
+        "type": "map",
+        "value": {"name": "value", "type": "string", "required": True},
+    }
 
 
 @settings(deadline=None, max_examples=60)
@@ -125,7 +132,8 @@ def test_types_that_no_event_has() -> None:
         pa.binary(),
         pa.uint64(),
         pa.timestamp("ms"),
-        pa.map_(pa.string(), pa.string()),
+        pa.map_(pa.int64(), pa.string()),
+        pa.map_(pa.string(), pa.binary()),
         pa.list_(pa.float32()),
     ):
         with pytest.raises(Refused, match="a"):
@@ -135,8 +143,8 @@ def test_types_that_no_event_has() -> None:
 
 
 def test_fields_are_counted_at_all_levels() -> None:
-    # Thirteen at the top, sku below lines, inner below o.
-    assert count_fields(FULL.fields) == 15
+    # Fifteen at the top, sku below lines, inner below o, two below sizes.
+    assert count_fields(FULL.fields) == 19
 
 
 # -- union
@@ -158,6 +166,13 @@ def test_fields_are_counted_at_all_levels() -> None:
         (pa.int64(), pa.decimal128(38, 9), None),
         (pa.list_(pa.int32()), pa.list_(pa.int64()), pa.list_(pa.int64())),
         (pa.list_(pa.int64()), pa.int64(), None),
+        (
+            pa.map_(pa.string(), pa.int32()),
+            pa.map_(pa.string(), pa.int64()),
+            pa.map_(pa.string(), pa.int64()),
+        ),
+        (pa.map_(pa.string(), pa.int64()), pa.struct([("x", pa.int64())]), None),
+        (pa.map_(pa.string(), pa.int64()), pa.list_(pa.int64()), None),
         (
             pa.struct([("x", pa.int32())]),
             pa.struct([("y", pa.bool_())]),
@@ -183,6 +198,12 @@ def test_types_unite_without_loss(one: pa.DataType, two: pa.DataType, both: pa.D
 def test_required_only_where_both_require() -> None:
     must, may = pa.field("a", pa.int64(), nullable=False), pa.field("a", pa.int64())
     assert not merge(schema(must), schema(must)).schema.fields.field("a").nullable
+    strict, loose = (
+        schema(pa.field("m", pa.map_(pa.string(), pa.field("value", pa.int64(), nullable=nullable))))
+        for nullable in (False, True)
+    )
+    assert not merge(strict, strict).schema.fields.field("m").type.item_field.nullable
+    assert merge(strict, loose).schema.fields.field("m").type.item_field.nullable
     for one, two in (
         (schema(must), schema(may)),
         (schema(may), schema(must)),
@@ -204,6 +225,15 @@ def test_conflicts_name_paths_and_marks() -> None:
     one = schema(pa.field("o", pa.struct([pa.field("l", pa.list_(pa.struct([pa.field("x", pa.int64())])))])))
     two = schema(pa.field("o", pa.struct([pa.field("l", pa.list_(pa.struct([pa.field("x", pa.string())])))])))
     assert merge(one, two).conflicts == ("o.l.[].x is int64 in one and string in the other",)
+    one, two = (
+        schema(pa.field("m", pa.map_(pa.string(), pa.struct([pa.field("x", kind)]))))
+        for kind in (pa.int64(), pa.bool_())
+    )
+    assert merge(one, two).conflicts == ("m.{}.x is int64 in one and bool in the other",)
+    struct, map_ = pa.struct([("x", pa.int64())]), pa.map_(pa.string(), pa.int64())
+    assert merge(schema(pa.field("a", struct)), schema(pa.field("a", map_))).conflicts == (
+        "a is an object in one and a map in the other",
+    )
     open_part, text = schema(json_field("a")), schema(pa.field("a", pa.string()))
     assert merge(open_part, text).conflicts == ("a is open JSON in one and string in the other",)
     millis = schema(pa.field("seconds", TIMESTAMP, metadata={UNIT_MARK: b"ms"}))
@@ -244,6 +274,26 @@ def read(schema: Any, *, required: bool = False) -> pa.Field:
         ),
         ({"type": "array", "items": {"type": ["integer", "null"]}}, pa.list_(pa.int64())),
         ({"type": "object", "properties": {"x": {"type": "integer"}}}, pa.struct([("x", pa.int64())])),
+        (
+            {
+                "type": "object",
+                "properties": {"x": {"type": "integer"}},
+                "additionalProperties": {"type": "string"},
+            },
+            pa.struct([("x", pa.int64())]),
+        ),
+        (
+            {"type": "object", "additionalProperties": {"type": "string"}},
+            pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False)),
+        ),
+        (
+            {"type": ["object", "null"], "additionalProperties": {"type": ["integer", "null"]}},
+            pa.map_(pa.string(), pa.int64()),
+        ),
+        (
+            {"type": "object", "properties": {}, "additionalProperties": {"$ref": "#/properties/b"}},
+            pa.map_(pa.string(), pa.field("value", pa.bool_(), nullable=False)),
+        ),
         ({"properties": {"x": {"type": "integer"}}}, pa.struct([("x", pa.int64())])),
         ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, pa.int64()),
         ({"oneOf": [{"type": "null"}, {"$ref": "#/properties/b"}]}, pa.bool_()),
@@ -262,7 +312,9 @@ def test_types_of_documents(property: dict[str, Any], kind: pa.DataType) -> None
     [
         True, {}, {"type": "object"}, {"type": "array"}, {"type": "array", "items": {}, "prefixItems": [{}]}, {"type": ["string", "integer"]},
         {"oneOf": [{"type": "string"}, {"type": "integer"}]}, {"enum": [1, "x"]}, {"const": 1}, {"type": "null"}, {"not": {"type": "string"}},
-        {"$ref": "#"}, {"type": "object", "additionalProperties": {"type": "string"}},
+        {"$ref": "#"}, {"type": "object", "additionalProperties": True}, {"type": "object", "additionalProperties": {}},
+        {"type": "object", "additionalProperties": False}, {"additionalProperties": {"type": "string"}},
+        {"type": "object", "additionalProperties": {"type": "string"}, "patternProperties": {"^x": {"type": "integer"}}},
     ],
 )  # fmt: skip
 def test_open_parts(property: Any) -> None:
@@ -301,6 +353,16 @@ def test_strictness() -> None:
     assert strictness.no_null == {("c",), ("d",), ("e",)}
     assert strictness.shapes == {("d",): "object"}
     assert not strictness.beyond
+    shut = {"type": "object", "properties": {"x": {"type": "string"}}, "additionalProperties": False}
+    made, strictness = read_json_schema(
+        {"properties": {"m": {"type": ["object", "null"], "additionalProperties": shut}}}
+    )
+    assert strictness.closed == {("m", "{}")}
+    assert strictness.no_null == {("m", "{}", "x")}
+    assert (strictness.present, strictness.beyond) == (frozenset(), False)
+    some = {"type": "object", "additionalProperties": {"type": "string"}}
+    assert read_json_schema({"properties": {"m": some | {"required": ["k"]}}})[1].beyond
+    assert read_json_schema({"properties": {"m": some | {"maxProperties": 3}}})[1].beyond
     assert read_json_schema({"properties": {"a": {"type": "integer", "minimum": 1}}})[1].beyond
 
 

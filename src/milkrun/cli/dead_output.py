@@ -9,6 +9,7 @@ from typing import Any
 from milkrun.cli.output import Output, plain, printable, shown_bytes
 from milkrun.control.dead_outlook import Outlook, SinkOutlook
 from milkrun.control.dead_work import Report
+from milkrun.control.values import MAPS
 from milkrun.plugin.sink import FileContent, TableRows
 
 
@@ -44,7 +45,11 @@ def _output(output: TableRows | FileContent) -> dict[str, Any]:
     if isinstance(output, FileContent):
         return {"file": output.name, "bytes": len(output.content)}
     columns = [{"name": name, "type": kind} for name, kind in output.columns]
-    return {"table": output.table, "columns": columns, "rows": plain(output.rows.to_pylist())}
+    return {
+        "table": output.table,
+        "columns": columns,
+        "rows": plain(output.rows.to_pylist(maps_as_pydicts=MAPS)),
+    }
 
 
 def show_outlooks(out: Output, outlooks: tuple[Outlook, ...]) -> None:
@@ -71,7 +76,7 @@ def _show_output(out: Output, output: TableRows | FileContent) -> None:
     if isinstance(output, FileContent):
         out.line(f"    file {printable(output.name)}, {len(output.content)} bytes")
         return
-    for row in output.rows.to_pylist():
+    for row in output.rows.to_pylist(maps_as_pydicts=MAPS):
         fields = {name: value for name, value in plain(row).items() if value is not None}
         text = ", ".join(f"{name}={value}" for name, value in fields.items())
         out.line(f"    row of {output.table}: {printable(text)}")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from milkrun.control.target_rows import with_own_names
-from milkrun.control.values import plain_value, without_nulls
+from milkrun.control.values import MAPS, plain_value, without_nulls
 from milkrun.log.protocol import Log
 from milkrun.runtime.dead_letters import parse
 from milkrun.runtime.drafting import Stretch
@@ -200,7 +200,10 @@ class _Comparison:
             columns.append(ColumnChange(name, len(rows)))
             samples += [
                 ValueChange(
-                    int(both[row]), name, plain_value(two[row].as_py()), plain_value(one[row].as_py())
+                    int(both[row]),
+                    name,
+                    plain_value(two[row].as_py(maps_as_pydicts=MAPS)),
+                    plain_value(one[row].as_py(maps_as_pydicts=MAPS)),
                 )
                 for row in rows[:SAMPLES].tolist()
             ]

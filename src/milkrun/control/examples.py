@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import pyarrow as pa
 
 from milkrun.control.example_section import Example, ExampleEvent, ExpectedLetter
-from milkrun.control.values import plain_value, without_nulls
+from milkrun.control.values import MAPS, plain_value, without_nulls
 from milkrun.model.batch import HEADERS, RECORD_SCHEMA, TopicPartition
 from milkrun.model.clock import Clock
 from milkrun.model.errors import MilkrunError
@@ -232,9 +232,11 @@ def _is_meant(expected: ExpectedLetter, number: int | None, letter: DeadLetter) 
 
 def _tables(draft: SinkDraft) -> dict[str, list[dict[str, Any]]]:
     """The rows by table; those of files by topic."""
-    found: dict[str, list[dict[str, Any]]] = {table.name: table.rows.to_pylist() for table in draft.tables()}
+    found: dict[str, list[dict[str, Any]]] = {
+        table.name: table.rows.to_pylist(maps_as_pydicts=MAPS) for table in draft.tables()
+    }
     for file in draft.files():
-        for row in file.rows.to_pylist() if file.rows is not None else ():
+        for row in file.rows.to_pylist(maps_as_pydicts=MAPS) if file.rows is not None else ():
             found.setdefault(row["_topic"], []).append(row)
     return {
         name: sorted(rows, key=lambda row: (row.get("_partition", 0), row.get("_offset", 0)))
@@ -272,7 +274,7 @@ def _shown(value: Any) -> str:
 
 
 def agrees(expected: Any, actual: Any) -> bool:
-    """Whether a column's value (as `to_pylist` gives it) is what a test says in YAML: times and dates are text there, decimals text or
+    """Whether a column's value (as `to_pylist` gives it with `MAPS`) is what a test says in YAML: times and dates are text there, decimals text or
     numbers, and a column of JSON may be written out. Absent and null members of objects are the same."""
     if expected is None or actual is None:
         return expected is None and actual is None

@@ -17,7 +17,7 @@ import pyarrow as pa
 from milkrun.control.comparing import different
 from milkrun.control.replay_status import Target, generation_positions
 from milkrun.control.target_rows import with_own_names
-from milkrun.control.values import plain_value
+from milkrun.control.values import MAPS, plain_value
 from milkrun.log.protocol import Log
 from milkrun.model.batch import TopicPartition
 from milkrun.model.clock import Clock
@@ -180,7 +180,7 @@ class _Comparison:
         for offset in wanted[: SAMPLES - len(self.samples)].tolist():
             row = int(np.flatnonzero(offsets == offset)[0])
             old, new = (
-                None if table is None else plain_value(table.slice(row, 1).to_pylist()[0])
+                None if table is None else plain_value(table.slice(row, 1).to_pylist(maps_as_pydicts=MAPS)[0])
                 for table in (mine, theirs)
             )
             self.samples.append(Sample(place.topic, place.partition, offset, None, old, new))
@@ -195,7 +195,7 @@ class _Comparison:
             if differs.any():
                 self.columns[name] += int(differs.sum())
             for row in np.flatnonzero(differs)[: SAMPLES - len(self.samples)].tolist():
-                values = plain_value(old[row].as_py()), plain_value(new[row].as_py())
+                values = (plain_value(each[row].as_py(maps_as_pydicts=MAPS)) for each in (old, new))
                 self.samples.append(Sample(place.topic, place.partition, int(both[row]), name, *values))
         return int(changed.sum())
 

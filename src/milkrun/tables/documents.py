@@ -1,7 +1,7 @@
 """Nested columns as JSON text, for databases that keep objects and arrays as documents: whole columns at a time, never value by value.
 
-Members that are null are left out, so that a path which an event lacks is NULL in SQL and not JSON's null; items of arrays that are
-null stay. Numbers keep all their digits. Text that holds JSON already goes in as it is.
+Members that are null are left out, so that a path which an event lacks is NULL in SQL and not JSON's null; items of arrays and values
+of maps that are null stay. Numbers keep all their digits. Text that holds JSON already goes in as it is.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SLICE_BYTES = 32 << 20
 def is_nested(field: pa.Field) -> bool:
     """Whether a field's values are objects, arrays or JSON text."""
     kind = field.type
-    return _is_list(kind) or pa.types.is_struct(kind) or is_json(field)
+    return _is_list(kind) or pa.types.is_map(kind) or pa.types.is_struct(kind) or is_json(field)
 
 
 def documents(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     """The values of a nested field as JSON text (string), null where they are null.
 
-    Members are named by `column_names`, as columns are. Instants are ISO 8601 with `Z`; numbers that aren't finite, for which JSON has
+    Members are named by `column_names`, as columns are; keys of maps stay as they are. Instants are ISO 8601 with `Z`; numbers that aren't finite, for which JSON has
     no word, are the strings `NaN`, `Infinity` and `-Infinity`. Refused where JSON has no such value at all.
     """
     rows = max(1, len(column) * _SLICE_BYTES // max(column.nbytes, _SLICE_BYTES))
@@ -49,6 +49,8 @@ def _text(array: pa.Array, field: pa.Field) -> pa.StringArray:
         return _object(array)
     if _is_list(kind):
         return _list(array)
+    if pa.types.is_map(kind):
+        return _map(array)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _quoted(array.cast(pa.string()))
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
@@ -82,11 +84,24 @@ def _object(array: pa.StructArray) -> pa.StringArray:
 
 
 def _list(array: pa.Array) -> pa.StringArray:
-    lengths = pc.fill_null(pc.list_value_length(array), 0).cast(pa.int32())
-    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
     items = pc.fill_null(_text(array.flatten(), array.type.value_field), "null")
-    joined = pc.binary_join(pa.ListArray.from_arrays(offsets, items), ",")
-    return _masked(_wrapped("[", joined, "]"), array)
+    return _masked(_wrapped("[", _joined(items, array), "]"), array)
+
+
+def _map(array: pa.MapArray) -> pa.StringArray:
+    kind = array.type
+    entries = array.cast(pa.list_(pa.struct([kind.key_field, kind.item_field])))
+    flat = entries.flatten()
+    values = pc.fill_null(_text(flat.field(1), kind.item_field), "null")
+    members = pc.binary_join_element_wise(_quoted(flat.field(0)), values, ":")
+    return _masked(_wrapped("{", _joined(members, entries), "}"), array)
+
+
+def _joined(items: pa.StringArray, lists: pa.Array) -> pa.StringArray:
+    """The texts of all items of these lists, those of one list in one text."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).cast(pa.int32())
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, items), ",")
 
 
 def _quoted(text: pa.StringArray) -> pa.StringArray:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from milkrun.codecs.json.leaves import Leaf
-from milkrun.codecs.json.plan import ITEM, Node, Path, Shape
+from milkrun.codecs.json.plan import ITEM, VALUE, Node, Path, Shape
 
 EMPTY: dict[str, Any] = {}
 """Stands for an object that isn't there: a null row, a failed row, a null member."""
@@ -63,7 +63,7 @@ class Builder:
                 values = [each.get(child.name) for each in dicts]
                 complete = False
             self._check_presence(child, dicts, values, absent)
-            held = _held(raws, node, child)
+            held = _opened(raws, node, child)
             columns.append(self._column(child, values, held, absent))
         if not complete or len(dicts) * len(node.children) != written:
             self._note_unknown(node, dicts)
@@ -107,6 +107,8 @@ class Builder:
             return self._struct(node, values, raws)
         if node.shape is Shape.LIST:
             return self._list(node, values, raws)
+        if node.shape is Shape.MAP:
+            return self._map(node, values, raws)
         return self._open(node, values, raws)
 
     def _leaf(self, node: Node, leaf: Leaf, values: list[Any]) -> pa.Array:
@@ -137,16 +139,29 @@ class Builder:
 
     def _list(self, node: Node, values: list[Any], raws: Raws) -> pa.Array:
         values, absent = self._of_type(node, list, values, [])
-        item = node.children[0]
         flat = list(chain.from_iterable(values))
         inner = None if raws is None else list(chain.from_iterable(raw or () for raw in raws))
-        if item.required and None in flat:
-            self._blame(item, lambda value: value is not None)
-        column = self._column(item, flat, inner, 0)
-        offsets = np.zeros(len(values) + 1, np.int32)
-        np.cumsum(list(map(len, values)), out=offsets[1:])
+        column = self._held(node.children[0], flat, inner)
         mask = None if not absent or (node.required and node.path[1:]) else _mask(len(values), absent)
-        return pa.ListArray.from_arrays(pa.array(offsets), column, type=node.type, mask=mask)
+        return pa.ListArray.from_arrays(_offsets(values), column, type=node.type, mask=mask)
+
+    def _map(self, node: Node, values: list[Any], raws: Raws) -> pa.Array:
+        values, absent = self._of_type(node, dict, values, EMPTY)
+        keys = pa.array(list(chain.from_iterable(values)), pa.string())
+        self.keys += len(keys)
+        flat = list(chain.from_iterable(each.values() for each in values))
+        inner = (
+            None if raws is None else list(chain.from_iterable(raw.values() if raw else () for raw in raws))
+        )
+        column = self._held(node.children[0], flat, inner)
+        mask = None if not absent or (node.required and node.path[1:]) else _mask(len(values), absent)
+        return pa.MapArray.from_arrays(_offsets(values), keys, column, type=node.type, mask=mask)
+
+    def _held(self, node: Node, values: list[Any], raws: Raws) -> pa.Array:
+        """The items of all lists, or the values of all maps: where there is none, nothing stands for it."""
+        if node.required and None in values:
+            self._blame(node, lambda value: value is not None)
+        return self._column(node, values, raws, 0)
 
     def _of_type(self, node: Node, due: type, values: list[Any], spare: Any) -> tuple[list[Any], list[int]]:
         """The values with `spare` where they aren't of the type `due`, and at which indexes that is."""
@@ -198,6 +213,9 @@ def values_at(value: Any, path: Path) -> list[Any]:
         for each in found:
             if type(each) is list and step == ITEM:
                 below += each
+            elif type(each) is dict and step == VALUE:
+                # Of an object that has a field of this name its other values come along: who asks is told too much, never too little.
+                below += each.values()
             elif type(each) is dict and step in each:
                 below.append(each[step])
         found = below
@@ -217,12 +235,19 @@ def count_keys(value: Any) -> int:
     return total
 
 
-def _held(raws: Raws, node: Node, child: Node) -> Raws:
+def _opened(raws: Raws, node: Node, child: Node) -> Raws:
     """The open parts of one field of objects."""
     if raws is None or not child.opens:
         return None
     attribute = node.raw_names[child.name]
     return [None if raw is None else getattr(raw, attribute) for raw in raws]
+
+
+def _offsets(values: list[Any]) -> pa.Array:
+    """Where each of the values ends among the items of all, and before the first a zero."""
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(list(map(len, values)), out=offsets[1:])
+    return pa.array(offsets)
 
 
 def _mask(size: int, absent: list[int]) -> pa.BooleanArray:

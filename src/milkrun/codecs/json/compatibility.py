@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from milkrun.model.schema import from_json_schema, merge
-from milkrun.model.schema.json_schema import resolve_reference
+from milkrun.model.schema.json_schema import map_values, resolve_reference
 
 _ANY = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 _MINIMA = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
@@ -71,7 +71,10 @@ class _Comparison:
         for field in sorted(set(old) - set(new)):
             if after.get("additionalProperties", True) is False:
                 yield f"{'.'.join((*path, field))} is gone, and other fields are not allowed"
-        if (
+        values, others = map_values(before), map_values(after)
+        if path and values is not None and others is not None:
+            yield from self.schemas(values, others, (*path, "{}"))
+        elif (
             after.get("additionalProperties", True) not in (True, {})
             and before.get("additionalProperties", True) != after["additionalProperties"]
         ):

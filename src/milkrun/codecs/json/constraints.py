@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from milkrun.model.schema.json_schema import COVERED_KEYWORDS, MAX_DEPTH, resolve_reference
+from milkrun.model.schema.json_schema import COVERED_KEYWORDS, MAX_DEPTH, map_values, resolve_reference
 
 _NOT_APART = ("unevaluatedProperties", "unevaluatedItems", "patternProperties", "prefixItems", "contains")
 """Keywords whose meaning depends on what stands beside them."""
@@ -70,15 +70,21 @@ def _reduced(schema: Any, place: _Place) -> dict[str, Any]:
         return dict(schema)
     properties = schema.get("properties", {})
     extra, required = schema.get("additionalProperties", True), schema.get("required", ())
-    if (extra not in (True, {}) and (extra is not False or not properties)) or not set(required) <= set(
-        properties
-    ):
+    values = map_values(schema) if place.depth and _may_be("object", schema) else None
+    if values is None and (extra not in (True, {}) and (extra is not False or not properties)):
+        return dict(schema)
+    if not set(required) <= set(properties):
         return dict(schema)
     kept = {key: value for key, value in schema.items() if key not in COVERED_KEYWORDS}
     below = {name: _reduced(each, place.below()) for name, each in properties.items()}
     below = {name: each for name, each in below.items() if each}
-    items = _reduced(schema.get("items", True), place.below())
-    return kept | ({"properties": below} if below else {}) | ({"items": items} if items else {})
+    within = {"items": schema.get("items", True), "additionalProperties": True if values is None else values}
+    reduced = {keyword: _reduced(each, place.below()) for keyword, each in within.items()}
+    return (
+        kept
+        | ({"properties": below} if below else {})
+        | {name: each for name, each in reduced.items() if each}
+    )
 
 
 def _reduced_reference(schema: Mapping[str, Any], place: _Place) -> dict[str, Any]:
@@ -101,3 +107,7 @@ def _typed(schema: Mapping[str, Any]) -> bool:
         kinds = [kind for kind in kinds if kind != "null"]
         return len(kinds) == 1 and kinds[0] in _TYPES
     return kinds in _TYPES
+
+
+def _may_be(kind: str, schema: Mapping[str, Any]) -> bool:
+    return kind in schema["type"] if isinstance(schema["type"], list) else kind == schema["type"]

@@ -36,9 +36,9 @@ class Decoded:
     """What a column of events decodes to.
 
     `columns` has the schema's fields, every one nullable, and where asked for a last JSON column `_rest` (underscores are added
-    until no field has that name): an object of the fields the schema lacks, nested ones by their path, list items by index.
-    `errors` (`ERRORS_SCHEMA`) has the rows that failed. `unknown` counts, by path with `[]` for list items, fields the schema
-    lacks, where they hold more than null or an empty list; `duplicates` counts dropped keys; both over rows without an error.
+    until no field has that name): an object of the fields the schema lacks, nested ones by their path, list items by index, values
+    of maps by key. `errors` (`ERRORS_SCHEMA`) has the rows that failed. `unknown` counts, by path with `[]` for list items and `{}`
+    for values of maps, fields the schema lacks, where they hold more than null or an empty list; `duplicates` counts dropped keys; both over rows without an error.
     """
 
     columns: pa.RecordBatch
@@ -246,4 +246,8 @@ def nulled(column: pa.Array, failed: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.
         return pa.StructArray.from_arrays(members, fields=list(kind), mask=pa.array(mask))
     if pa.types.is_list(kind):
         return pa.ListArray.from_arrays(column.offsets, column.values, type=kind, mask=pa.array(mask))
+    if pa.types.is_map(kind):
+        return pa.MapArray.from_arrays(
+            column.offsets, column.keys, column.items, type=kind, mask=pa.array(mask)
+        )
     return pc.if_else(pa.array(mask), pa.scalar(None, kind), column)

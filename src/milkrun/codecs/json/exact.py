@@ -5,13 +5,14 @@ Gives an event whose values the column builder takes for certain, or the reason 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from milkrun.codecs.json.faults import Code, RowError, Steps
 from milkrun.codecs.json.plan import Node, Shape
 from milkrun.codecs.json.reading import LITERALLY, Reading
-from milkrun.codecs.json.text import Parsed, kind_of, offset_of, parse, text_at
+from milkrun.codecs.json.text import Parsed, first_written, kind_of, offset_of, parse, text_at
 
 _MISSING = object()
 
@@ -88,12 +89,19 @@ class _Conversion:
             return self._scalar(value, node, steps)
         if node.shape is Shape.JSON:
             return self._open(value, node, steps)
-        due: type = dict if node.shape is Shape.STRUCT else list
+        due: type = list if node.shape is Shape.LIST else dict
         _demand(value, due, steps)
         if node.shape is Shape.STRUCT:
             return self.struct(value, node, steps)
         item = node.children[0]
+        if node.shape is Shape.MAP:
+            keys = self._in_order(value, steps)
+            return {key: self._member(value[key], item, (*steps, key)) for key in keys}
         return [self._member(each, item, (*steps, index)) for index, each in enumerate(value)]
+
+    def _in_order(self, members: dict[str, Any], steps: Steps) -> Iterable[str]:
+        """The keys of an object, one that was written again in the place of its first."""
+        return first_written(text_at(self._parsed, steps)) if self._parsed.duplicates else members
 
     def _scalar(self, value: Any, node: Node, steps: Steps) -> Any:
         assert node.leaf is not None

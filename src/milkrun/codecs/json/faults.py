@@ -23,7 +23,7 @@ ERRORS_SCHEMA = pa.schema(
 the row's first byte to the value (or, for a missing one, the object that lacks it), null where no place can be named."""
 
 Steps = tuple[str | int, ...]
-"""Leads from the event to a value: names of fields and indexes of list items."""
+"""Leads from the event to a value: names of fields, keys of maps, and indexes of list items."""
 
 _MAX_STEP = 100
 

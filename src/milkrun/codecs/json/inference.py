@@ -65,7 +65,8 @@ def grown(values: pa.BinaryArray | pa.ChunkedArray, schema: EventSchema) -> Even
     Whole numbers become int64, beyond 64 bits decimal(38, 0); integers and fractions of one field in one call double; strings
     stay strings. Of other mixed kinds the first one counts. Null and empty lists alone add nothing; an empty object, a list of
     mixed kinds, what lies deeper than `MAX_LEVELS` and an object with more than `MAX_MEMBERS` fields become JSON text. New fields
-    are never required. At `MAX_FIELDS` fields in all, the schema stops growing. Rows that aren't JSON objects are passed over.
+    are never required, and never maps: only a schema can say
+    that an object's names are data. At `MAX_FIELDS` fields in all, the schema stops growing. Rows that aren't JSON objects are passed over.
     """
     if not schema.grow:
         return schema
@@ -120,20 +121,23 @@ class _Growth:
     known: list[pa.Field]
     level: int
     below: dict[str, _Growth] = field(default_factory=dict)
+    between: dict[str, tuple[type, ...]] = field(default_factory=dict)
+    """The lists and maps in which the objects of `below` are."""
     added: dict[str, _Kind] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._names = {each.name for each in self.known}
         for each in self.known:
-            members, levels = _members_of(each.type)
+            members, between = _members_of(each.type)
             if members is not None:
-                self.below[each.name] = _Growth(members, self.level + levels)
+                self.below[each.name] = _Growth(members, self.level + 1 + len(between))
+                self.between[each.name] = between
 
     def observe(self, members: dict[str, Any]) -> None:
         """Look at one object."""
         for name, value in members.items():
             if name in self.below:
-                for each in _objects(value, self.below[name].level - self.level - 1):
+                for each in _objects(value, self.between[name]):
                     self.below[name].observe(each)
             elif name not in self._names:
                 kind = _kind_of(value, self.level + 1)
@@ -159,28 +163,31 @@ class _Growth:
         return made
 
 
-def _members_of(kind: pa.DataType) -> tuple[list[pa.Field] | None, int]:
-    """The fields of a struct, or of a list's structs, and how many levels lie between; None where there are none."""
-    levels = 1
-    while pa.types.is_list(kind):
-        kind, levels = kind.value_type, levels + 1
-    return (list(kind), levels) if pa.types.is_struct(kind) else (None, levels)
+def _members_of(kind: pa.DataType) -> tuple[list[pa.Field] | None, tuple[type, ...]]:
+    """The fields of a struct, or of the structs in lists and maps, and what lies between; None where there are none."""
+    between: list[type] = []
+    while pa.types.is_list(kind) or pa.types.is_map(kind):
+        between.append(list if pa.types.is_list(kind) else dict)
+        kind = kind.value_type if pa.types.is_list(kind) else kind.item_type
+    return list(kind) if pa.types.is_struct(kind) else None, tuple(between)
 
 
-def _objects(value: Any, lists: int) -> Iterator[dict[str, Any]]:
-    """The objects that a value of the right type holds below so many lists."""
-    if lists == 0:
+def _objects(value: Any, between: tuple[type, ...]) -> Iterator[dict[str, Any]]:
+    """The objects that a value of the right type holds below these lists and maps."""
+    if not between:
         if type(value) is dict:
             yield value
-    elif type(value) is list:
-        for item in value:
-            yield from _objects(item, lists - 1)
+    elif type(value) is between[0]:
+        for each in value.values() if between[0] is dict else value:
+            yield from _objects(each, between[1:])
 
 
 def _with_members(known: pa.Field, members: list[pa.Field]) -> pa.Field:
     kind = known.type
     if pa.types.is_list(kind):
         return known.with_type(pa.list_(_with_members(kind.value_field, members)))
+    if pa.types.is_map(kind):
+        return known.with_type(pa.map_(pa.string(), _with_members(kind.item_field, members)))
     return known.with_type(pa.struct(members))
 
 

@@ -22,7 +22,7 @@ from milkrun.codecs.json.rest import rest_name
 from milkrun.codecs.json.splitting import Split, no_array, too_deep
 from milkrun.model.schema import json_field
 
-INTERFACE = 1
+INTERFACE = 2
 """What of the package this module speaks to; it grows with each change of either."""
 
 

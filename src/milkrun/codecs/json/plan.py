@@ -23,6 +23,8 @@ from milkrun.model.schema import EventSchema, Strictness, is_json
 Path = tuple[str, ...]
 ITEM = "[]"
 """The step of a path that stands for every item of a list."""
+VALUE = "{}"
+"""The step of a path that stands for every value of a map."""
 
 LENIENT = Strictness()
 _ESCAPED = re.compile(r'[\x00-\x1f"\\]')
@@ -34,12 +36,13 @@ class Shape(Enum):
     LEAF = auto()
     STRUCT = auto()
     LIST = auto()
+    MAP = auto()
     JSON = auto()
 
 
 @dataclass(frozen=True)
 class Node:
-    """A field, a list's item, or (with an empty path) the event itself."""
+    """A field, a list's item, a map's value, or (with an empty path) the event itself."""
 
     name: str
     path: Path
@@ -151,6 +154,9 @@ def _node(field: pa.Field, path: Path, strictness: Strictness) -> Node:
     elif pa.types.is_list(kind):
         shape = Shape.LIST
         children = (_node(kind.value_field, (*path, ITEM), strictness),)
+    elif pa.types.is_map(kind):
+        shape = Shape.MAP
+        children = (_node(kind.item_field, (*path, VALUE), strictness),)
     else:
         leaf = leaf_of(field)
     return Node(
@@ -175,6 +181,10 @@ def _raw_type(node: Node) -> Any:
     if node.shape is Shape.LIST:
         item = _raw_type(node.children[0])
         return list[item] | None if item is msgspec.Raw else list[item | None] | None  # type: ignore[valid-type]
+    if node.shape is Shape.MAP:
+        value = _raw_type(node.children[0])
+        value = value if value is msgspec.Raw else value | None
+        return dict[str, value] | None  # type: ignore[valid-type]
     members: list[tuple[str, Any, Any]] = []
     for name, attribute in node.raw_names.items():
         kind = _raw_type(node.by_name[name])

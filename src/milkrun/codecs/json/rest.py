@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from milkrun.codecs.json.text import BOM
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _ENCODER = msgspec.json.Encoder()
+_NESTED = (Shape.STRUCT, Shape.LIST, Shape.MAP)
 
 
 def rest_name(names: Collection[str]) -> str:
@@ -46,15 +47,20 @@ def _struct_rest(text: bytes | msgspec.Raw, node: Node, ignore_case: bool) -> di
 
 
 def _below(raw: msgspec.Raw, node: Node, ignore_case: bool) -> dict[str, Any]:
-    if node.shape not in (Shape.STRUCT, Shape.LIST) or bytes(raw) == b"null":
+    if node.shape not in _NESTED or bytes(raw) == b"null":
         return {}
     if node.shape is Shape.STRUCT:
         return _struct_rest(raw, node, ignore_case)
     item = node.children[0]
-    if item.shape not in (Shape.STRUCT, Shape.LIST):
+    if item.shape not in _NESTED:
         return {}
-    each = ((str(index), _below(part, item, ignore_case)) for index, part in enumerate(_ITEMS.decode(raw)))
-    return {index: rest for index, rest in each if rest}
+    parts: Iterable[tuple[str, msgspec.Raw]]
+    if node.shape is Shape.MAP:
+        parts = _MEMBERS.decode(raw).items()
+    else:
+        parts = ((str(index), part) for index, part in enumerate(_ITEMS.decode(raw)))
+    each = ((name, _below(part, item, ignore_case)) for name, part in parts)
+    return {name: rest for name, rest in each if rest}
 
 
 def count_unknown(value: Any, node: Node, counter: Counter[Path]) -> None:
@@ -62,6 +68,9 @@ def count_unknown(value: Any, node: Node, counter: Counter[Path]) -> None:
     if node.shape is Shape.LIST and type(value) is list:
         for item in value:
             count_unknown(item, node.children[0], counter)
+    elif node.shape is Shape.MAP and type(value) is dict:
+        for member in value.values():
+            count_unknown(member, node.children[0], counter)
     elif node.shape is Shape.STRUCT and type(value) is dict:
         for name, member in value.items():
             child = node.by_name.get(name)

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from json.decoder import JSONDecoder, scanstring  # type: ignore[attr-defined]
 from typing import Any
+
+import msgspec
 
 from milkrun.codecs.json.faults import Code, RowError, Steps
 
 BOM = b"\xef\xbb\xbf"
 WHITE = b" \t\n\r"
+_KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SPACE = re.compile(r"[ \t\n\r]*")
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
 _CONSTANT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|NaN|-?Infinity', re.DOTALL)
@@ -174,6 +178,12 @@ def locate(parsed: Parsed, steps: Steps) -> tuple[int, int]:
             break
         position = found
     return position, _end(parsed.text, position)
+
+
+def first_written(text: str) -> Iterable[str]:
+    """The keys of a valid JSON object, each where it is written first."""
+    found: dict[str, msgspec.Raw] = _KEYS.decode(text)
+    return found
 
 
 def offset_of(parsed: Parsed, steps: Steps) -> int:

@@ -44,6 +44,8 @@ def _renamed_type(kind: pa.DataType) -> pa.DataType:
         return pa.list_(_renamed_type(kind.value_type))
     if pa.types.is_large_list(kind):
         return pa.large_list(_renamed_type(kind.value_type))
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, _renamed_type(kind.item_type))
     return kind
 
 
@@ -56,5 +58,9 @@ def renamed(array: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.StructArray.from_arrays(members, fields=list(kind), mask=array.is_null())
     whole = array if array.offset == 0 else pa.concat_arrays([array, array.slice(0, 0)])
     buffers = whole.buffers()[:2]
-    values = renamed(whole.values, kind.value_type)
+    if pa.types.is_map(kind):
+        members = [whole.keys, renamed(whole.items, kind.item_type)]
+        values = pa.StructArray.from_arrays(members, fields=[kind.key_field, kind.item_field])
+    else:
+        values = renamed(whole.values, kind.value_type)
     return pa.Array.from_buffers(kind, len(whole), buffers, whole.null_count, whole.offset, children=[values])

@@ -48,7 +48,18 @@ class List:
         return f"{self.item.sql}[]"
 
 
-ColumnType = Scalar | Struct | List
+@dataclass(frozen=True, slots=True)
+class Map:
+    """Any number of `value`, each under a text."""
+
+    value: ColumnType
+
+    @property
+    def sql(self) -> str:
+        return f"MAP(VARCHAR, {self.value.sql})"
+
+
+ColumnType = Scalar | Struct | List | Map
 
 
 class TypeConflict(Exception):
@@ -110,6 +121,8 @@ def from_arrow(field: pa.Field) -> ColumnType:
         return Struct(tuple((name, from_arrow(member)) for name, member in zip(names, kind, strict=True)))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return List(from_arrow(kind.value_field))
+    if pa.types.is_map(kind) and kind.key_type == pa.string():
+        return Map(from_arrow(kind.item_field))
     if JSON_MARK in (field.metadata or {}) and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return JSON
     if pa.types.is_decimal(kind) and kind.precision <= 38:
@@ -131,6 +144,10 @@ def from_duckdb(kind: DuckDBPyType) -> ColumnType:
     if kind.id == "list":
         parts: list[tuple[str, Any]] = kind.children
         return List(from_duckdb(parts[0][1]))
+    if kind.id == "map":
+        key, value = kind.children
+        if str(key[1]) == VARCHAR.sql:
+            return Map(from_duckdb(value[1]))
     return Scalar(str(kind))
 
 
@@ -140,6 +157,8 @@ def united(existing: ColumnType, wanted: ColumnType, path: tuple[str, ...] = ())
         return _united_struct(existing, wanted, path)
     if isinstance(existing, List) and isinstance(wanted, List):
         return List(united(existing.item, wanted.item, (*path, "[]")))
+    if isinstance(existing, Map) and isinstance(wanted, Map):
+        return Map(united(existing.value, wanted.value, (*path, "{}")))
     if isinstance(existing, Scalar) and isinstance(wanted, Scalar):
         if existing == wanted or existing.sql in _WIDER.get(wanted.sql, ()):
             return existing

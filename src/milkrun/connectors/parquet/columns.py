@@ -120,6 +120,10 @@ def storable(kind: pa.DataType) -> pa.DataType | None:
             return None if inner is None else kind
         field = pa.field(item.name, inner, nullable=item.nullable, metadata=item.metadata)
         return pa.list_(field) if pa.types.is_list(kind) else pa.large_list(field)
+    if pa.types.is_map(kind):
+        value = kind.item_field
+        inner = storable(value.type)
+        return None if inner is None else pa.map_(kind.key_type, value.with_type(inner))
     return kind
 
 
@@ -133,7 +137,11 @@ def fitted(array: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.StructArray.from_arrays(members, fields=list(kind), mask=array.is_null())
     # Rows of a slice, and values under null rows, would not line up with the offsets: `take` writes them anew.
     whole = array.take(pa.array(np.arange(len(array)))) if array.offset else array
-    values = fitted(whole.values, kind.value_type)
+    if pa.types.is_map(kind):
+        members = [whole.keys, fitted(whole.items, kind.item_type)]
+        values = pa.StructArray.from_arrays(members, fields=[kind.key_field, kind.item_field])
+    else:
+        values = fitted(whole.values, kind.value_type)
     return pa.Array.from_buffers(
         kind, len(whole), whole.buffers()[:2], whole.null_count, 0, children=[values]
     )

@@ -93,6 +93,9 @@ def _leaves(path: str, array: pa.Array) -> Iterator[tuple[str, pa.Array]]:
             yield from _leaves(f"{path}.{member.name}", child)
     elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         yield from _leaves(f"{path}.list.element", array.flatten())
+    elif pa.types.is_map(array.type):
+        entries = pa.list_(pa.struct([array.type.key_field, array.type.item_field]))
+        yield from _leaves(f"{path}.key_value", array.cast(entries).flatten())
     else:
         yield path, array
 

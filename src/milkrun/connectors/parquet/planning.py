@@ -183,6 +183,6 @@ def _field(events: Events, steps: tuple[str, ...]) -> pa.Array:
 def _text(array: pa.Array, level: Level) -> pa.Array:
     if pa.types.is_nested(array.type):
         raise Refused(
-            f"partition_by: the field of {str(level)!r} holds an object or list, which can't name folders; take one of its members"
+            f"partition_by: the field of {str(level)!r} holds an object, list or map, which can't name folders; take one of its members"
         )
     return array.cast(pa.string())

@@ -47,7 +47,8 @@ _NAMES = {kind: name for name, kind in _NAMED.items()}
 class EventSchema:
     """The fields of an event; `nullable=False` means required.
 
-    Types are boolean, int8 to int64, double, string, decimal128, `TIMESTAMP`, date32, time64(us), and struct and list of these.
+    Types are boolean, int8 to int64, double, string, decimal128, `TIMESTAMP`, date32, time64(us), and struct, list and map of these.
+    A map is an object of free names whose members all have one type; its keys are strings.
     `version` grows with every change made by inference; `grow` says whether fields that the schema doesn't name may be added
     (if not, they belong into a rest column). Equal are schemas that also agree in the metadata of fields.
     Raises Refused for another type or a name used twice.
@@ -105,9 +106,11 @@ def timestamp_unit(field: pa.Field) -> str | None:
 
 
 def count_fields(kind: pa.Schema | pa.DataType) -> int:
-    """How many fields a schema or type holds, at all levels; list items count through what they hold."""
+    """How many fields a schema or type holds, at all levels; list items and values of maps count through what they hold."""
     if isinstance(kind, pa.Schema) or pa.types.is_struct(kind):
         return sum(1 + count_fields(field.type) for field in kind)
+    if pa.types.is_map(kind):
+        return count_fields(kind.item_type)
     return count_fields(kind.value_type) if pa.types.is_list(kind) else 0
 
 
@@ -125,10 +128,12 @@ def _check_type(kind: pa.DataType, path: tuple[str, ...]) -> None:
         _check_fields(kind, path)
     elif pa.types.is_list(kind):
         _check_type(kind.value_type, (*path, "[]"))
+    elif pa.types.is_map(kind) and kind.key_type == pa.string():
+        _check_type(kind.item_type, (*path, "{}"))
     elif kind not in _NAMES and not pa.types.is_decimal128(kind):
         raise Refused(
             f"the field {'.'.join(path)} has the type {kind}, which no event can; use one of "
-            f"{', '.join(_NAMED)}, decimal128, struct or list"
+            f"{', '.join(_NAMED)}, decimal128, struct, list or map of strings to these"
         )
 
 
@@ -150,6 +155,8 @@ def _describe_type(field: pa.Field) -> dict[str, Any]:
         return {"type": "struct", "fields": [_describe(member) for member in kind]}
     if pa.types.is_list(kind):
         return {"type": "list", "item": _describe(kind.value_field)}
+    if pa.types.is_map(kind):
+        return {"type": "map", "value": _describe(kind.item_field)}
     if pa.types.is_decimal128(kind):
         return {"type": "decimal", "precision": kind.precision, "scale": kind.scale}
     return {"type": "json" if is_json(field) else _NAMES[kind]}
@@ -173,6 +180,8 @@ def _type(described: Mapping[str, Any]) -> pa.DataType:
         return pa.struct([_field(member) for member in described["fields"]])
     if name == "list":
         return pa.list_(_field(described["item"]))
+    if name == "map":
+        return pa.map_(pa.string(), _field(described["value"]))
     if name == "decimal":
         return pa.decimal128(described["precision"], described["scale"])
     return pa.string() if name == "json" else _NAMED[name]

@@ -1,8 +1,9 @@
 """From JSON Schema documents (draft 2020-12) to event schemas, and back for files that people review.
 
-Understood as types: `type` (also `[T, "null"]`), `properties`, `required`, `items`, `$ref` within the document, `format` of
-date-time, date, time and decimal, `x-decimal: [precision, scale]`, `x-timestamp-unit: s|ms|us`. Everything else that gives no
-single type (oneOf, mixed types, objects without properties, recursion) is an open part, kept as JSON text.
+Understood as types: `type` (also `[T, "null"]`), `properties`, `required`, `items`, `additionalProperties` of an object without
+`properties` (a map), `$ref` within the document, `format` of date-time, date, time and decimal, `x-decimal: [precision, scale]`,
+`x-timestamp-unit: s|ms|us`. Everything else that gives no single type (oneOf, mixed types, objects of which nothing is said,
+recursion) is an open part, kept as JSON text.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ _FORMATS = {"date-time": TIMESTAMP, "date": pa.date32(), "time": pa.time64("us")
 
 @dataclass(frozen=True, slots=True)
 class Strictness:
-    """What a document demands beyond an `EventSchema`'s types. Paths name fields; list items are `[]`.
+    """What a document demands beyond an `EventSchema`'s types. Paths name fields; list items are `[]`, values of maps `{}`.
 
     `closed`: objects that allow no other fields. `no_null`: fields that may be missing but not null. `present`: fields that may
     be null but not missing. `shapes`: open parts that must be an `object` or `array`. `beyond`: whether keywords remain that
@@ -268,17 +269,30 @@ def _field(
     if kind == "object" and schema.get("properties"):
         return pa.field(name, pa.struct(_members(reading, schema, path, active)))
     if kind == "array" and isinstance(schema.get("items"), Mapping) and "prefixItems" not in schema:
-        return pa.field(name, pa.list_(_item(reading, schema["items"], path, active)))
+        return pa.field(name, pa.list_(_held(reading, "item", schema["items"], (*path, "[]"), active)))
+    values = map_values(schema) if kind == "object" else None
+    if values is not None:
+        reading.beyond = reading.beyond or bool(schema.get("required"))
+        held = _held(reading, "value", values, (*path, "{}"), active)
+        return pa.field(name, pa.map_(pa.string(), held))
     if kind in ("string", "integer", "number"):
         return _scalar(name, kind, schema, path)
     return pa.field(name, pa.bool_()) if kind == "boolean" else json_field(name)
 
 
-def _item(reading: _Reading, schema: Any, path: Path, active: frozenset[str]) -> pa.Field:
-    place = (*path, "[]")
-    item = _member(reading, "item", schema, place, active, required=True)
+def map_values(schema: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What an object's schema says of all its members where it names none: the schema of a map's values. None where it doesn't."""
+    values = schema.get("additionalProperties")
+    if schema.get("properties") or "patternProperties" in schema:
+        return None
+    return values if isinstance(values, Mapping) and values else None
+
+
+def _held(reading: _Reading, name: str, schema: Any, place: Path, active: frozenset[str]) -> pa.Field:
+    """The items of a list, or the values of a map: they are there by themselves, so none of them can be missing."""
+    held = _member(reading, name, schema, place, active, required=True)
     reading.present.discard(place)
-    return item
+    return held
 
 
 def _implied_type(schema: Mapping[str, Any]) -> str | None:
@@ -324,7 +338,7 @@ def _place(path: Path) -> Path:
     """Where the schema of the field at `path` stands in the document, references aside."""
     steps: list[str] = []
     for part in path:
-        steps += ["items"] if part == "[]" else ["properties", part]
+        steps += {"[]": ["items"], "{}": ["additionalProperties"]}.get(part, ["properties", part])
     return tuple(steps)
 
 
@@ -357,6 +371,8 @@ def _typed(field: pa.Field) -> dict[str, Any]:
         return _object(list(kind))
     if pa.types.is_list(kind):
         return {"type": "array", "items": _property(kind.value_field)}
+    if pa.types.is_map(kind):
+        return {"type": "object", "additionalProperties": _property(kind.item_field)}
     if pa.types.is_decimal128(kind):
         written = {"type": "string"} if DECIMAL_TEXT_MARK in (field.metadata or {}) else {"type": "number"}
         return {**written, "format": "decimal", "x-decimal": [kind.precision, kind.scale]}

@@ -71,6 +71,8 @@ def _merge_type(
         return pa.struct(_merge_fields(list(one), list(two), path, conflicts))
     if pa.types.is_list(one) and pa.types.is_list(two):
         return pa.list_(_merge_field(one.value_field, two.value_field, (*path, "[]"), conflicts))
+    if pa.types.is_map(one) and pa.types.is_map(two):
+        return pa.map_(pa.string(), _merge_field(one.item_field, two.item_field, (*path, "{}"), conflicts))
     if one == two:
         return one
     if one in _WHOLE and two in _WHOLE:
@@ -96,6 +98,8 @@ def _shown(field: pa.Field) -> str:
         return "an object"
     if pa.types.is_list(kind):
         return "a list"
+    if pa.types.is_map(kind):
+        return "a map"
     marks: Iterable[bytes] = (field.metadata or {}).values()
     suffix = ", ".join(mark.decode() for mark in marks if mark != b"1")
     return f"{kind} ({suffix})" if suffix else str(kind)
