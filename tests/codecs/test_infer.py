@@ -163,6 +163,39 @@ def test_growth_keeps_what_is_there() -> None:
     assert grown(values(event), larger) is larger
 
 
+def test_maps_are_never_inferred_but_what_they_hold_grows() -> None:
+    size = pa.struct([("x", pa.int64())])
+    known = EventSchema(
+        pa.schema(
+            [
+                pa.field("sizes", pa.map_(pa.string(), size)),
+                pa.field(
+                    "deep", pa.list_(pa.map_(pa.string(), pa.list_(pa.field("item", size, nullable=False))))
+                ),
+                pa.field("flat", pa.map_(pa.string(), pa.int64())),
+            ]
+        )
+    )
+    events = values(
+        {"sizes": {"s": {"x": 1, "y": "wide"}, "m": None}, "flat": {"k": 1}, "more": {"k": 1}},
+        {"sizes": {"l": {"z": True}}, "deep": [{"k": [{"x": 1, "y": 0.5}]}, {}]},
+        {"sizes": [{"w": 1}], "deep": [[{"w": 1}]], "flat": {"k": {"w": 1}}},
+    )
+    schema = grown(events, known)
+    assert {field.name: kind(field) for field in schema.fields} == {
+        "sizes": pa.map_(pa.string(), pa.struct([*size, ("y", pa.string()), ("z", pa.bool_())])),
+        "deep": pa.list_(
+            pa.map_(
+                pa.string(),
+                pa.list_(pa.field("item", pa.struct([*size, ("y", pa.float64())]), nullable=False)),
+            )
+        ),
+        "flat": pa.map_(pa.string(), pa.int64()),
+        "more": pa.struct([("k", pa.int64())]),
+    }
+    assert decode(events.slice(0, 2), schema).unknown == {}
+
+
 def test_values_of_another_shape_add_nothing() -> None:
     known = infer(values({"s": {"x": 1}, "l": [{"x": 1}]}))
     assert grown(values({"s": [{"y": 1}], "l": {"y": 1}}, {"s": 1, "l": [1, [{"y": 1}]]}), known) is known

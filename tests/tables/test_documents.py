@@ -48,6 +48,38 @@ def test_any_nested_values_are_the_json_of_them(values: list[Any], start: int) -
     assert [None if text is None else json.loads(text) for text in column.to_pylist()] == wanted
 
 
+MAP = pa.field("f", pa.map_(pa.string(), pa.map_(pa.string(), pa.list_(pa.int64()))))
+maps = st.one_of(
+    st.none(),
+    st.dictionaries(
+        st.text(max_size=5),
+        st.one_of(st.none(), st.dictionaries(st.text(max_size=5), st.lists(numbers, max_size=2), max_size=3)),
+        max_size=3,
+    ),
+)
+
+
+@settings(deadline=None)
+@given(values=st.lists(maps, max_size=4), start=st.integers(0, 2), end=st.integers(0, 4))
+def test_any_maps_are_the_json_of_them(values: list[Any], start: int, end: int) -> None:
+    """Of any part of a column; keys as they are, and values that are null stay."""
+    column = pa.chunked_array([pa.array(values, MAP.type).slice(start, end)], MAP.type)
+    texts = documents(column, MAP).to_pylist()
+    assert [None if text is None else json.loads(text) for text in texts] == values[start : start + end]
+
+
+def test_keys_of_maps_are_data_and_members_of_objects_names() -> None:
+    inner = pa.struct([("Id", pa.int64()), ("id", pa.bool_())])
+    field = pa.field("f", pa.map_(pa.string(), inner))
+    value = [("Id", {"Id": 1, "id": True}), ("id", None), ('"', {"Id": None, "id": None})]
+    assert is_nested(field)
+    assert texts_of([value, [], None], field) == [
+        '{"Id":{"Id":1,"id_2":true},"id":null,"\\"":{}}',
+        "{}",
+        None,
+    ]
+
+
 def test_values_that_json_has_no_form_of_its_own_for() -> None:
     field = pa.field(
         "f",

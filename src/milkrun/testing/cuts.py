@@ -105,9 +105,12 @@ def context(folder: Path, *, pipeline: str = "shop", name: str = "target") -> Si
 
 
 def normal(value: Any) -> Any:
-    """A value with absent and null members of objects made equal, as targets differ in which of the two they show."""
+    """A value with absent and null members of objects made equal, as targets differ in which of the two they show. A map, which Arrow
+    gives as pairs, becomes a dict with its nulls: the order of keys tells nothing."""
     if isinstance(value, Mapping):
         return {name: normal(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list) and value and isinstance(value[0], tuple):
+        return {key: normal(item) for key, item in value}
     if isinstance(value, list):
         return [normal(item) for item in value]
     return value
@@ -137,6 +140,7 @@ TYPES = pa.schema(
         ),
         pa.field("lines", pa.list_(pa.struct([("sku", pa.string()), ("count", pa.int64())]))),
         pa.field("matrix", pa.list_(pa.list_(pa.float64()))),
+        pa.field("labels", pa.map_(pa.string(), pa.string())),
     ]
 )
 """One field of every type that a schema may have."""
@@ -159,6 +163,7 @@ FULL = {
     },
     "lines": [{"sku": "a", "count": 1}, {"sku": None, "count": -(2**63)}],
     "matrix": [[1.5, -0.0], [], [5e-324, 1.7976931348623157e308]],
+    "labels": [("", "none"), ("Größe", 'X"L'), ("größe", None), ('a."b\n', ""), ("a", "b")],
 }
 """A value of `TYPES` at the edges of its types."""
 
@@ -167,6 +172,7 @@ SPARSE = {
     "customer": {"name": None, "address": {"city": "Gent", "lines": []}, "tags": None},
     "lines": [],
     "matrix": [None, [None]],
+    "labels": [],
 }
 
 ORDER = pa.schema([pa.field("sku", pa.string()), pa.field("count", pa.int64())])

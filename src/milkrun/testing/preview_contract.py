@@ -198,13 +198,17 @@ _LEAVES: tuple[tuple[Mapping[str, Any], st.SearchStrategy[Any]], ...] = (
 @st.composite
 def _typed(draw: st.DrawFn, depth: int = 2) -> tuple[Mapping[str, Any], st.SearchStrategy[Any]]:
     """A JSON Schema of one field, and its values."""
-    kind = draw(st.sampled_from(["leaf", "leaf", "object", "array"] if depth else ["leaf"]))
+    kind = draw(st.sampled_from(["leaf", "leaf", "object", "array", "map"] if depth else ["leaf"]))
     if kind == "leaf":
         leaf: tuple[Mapping[str, Any], st.SearchStrategy[Any]] = draw(st.sampled_from(_LEAVES))
         return leaf
     if kind == "array":
         document, values = draw(_typed(depth - 1))
         return {"type": "array", "items": document}, st.lists(values, max_size=3)
+    if kind == "map":
+        document, values = draw(_typed(depth - 1))
+        free = st.dictionaries(st.sampled_from(NAMES), values, max_size=3)
+        return {"type": "object", "additionalProperties": document}, free
     members = draw(st.dictionaries(st.sampled_from(NAMES), _typed(depth - 1), min_size=1, max_size=3))
     document = {"type": "object", "properties": {name: each for name, (each, _) in members.items()}}
     return document, _objects({name: values for name, (_, values) in members.items()})

@@ -65,7 +65,7 @@ class SinkContract(ABC):
     def rows(self, folder: Path, topic: str) -> list[dict[str, Any]]:
         """All that the target holds of a topic, read back by means other than the sink's: a dict of column to value a row.
 
-        Values as pyarrow's `to_pylist` gives them (aware datetimes, Decimal, dict, list); an empty list where there is nothing.
+        Values as pyarrow's `to_pylist` gives them (aware datetimes, Decimal, dict, list, pairs for maps); an empty list where there is nothing.
         No sink may be open on the folder meanwhile.
         """
 
@@ -272,15 +272,28 @@ class SinkContract(ABC):
     def test_new_fields_appear_at_every_depth(self, tmp_path: Path) -> None:
         item = [pa.field("sku", pa.string())]
         before = pa.schema(
-            [("a", pa.int64()), ("s", pa.struct([("x", pa.int64())])), ("l", pa.list_(pa.struct(item)))]
+            [
+                ("a", pa.int64()),
+                ("s", pa.struct([("x", pa.int64())])),
+                ("l", pa.list_(pa.struct(item))),
+                ("m", pa.map_(pa.string(), pa.struct(item))),
+            ]
         )
         deep = pa.struct([("x", pa.int64()), ("t", pa.struct([("u", pa.string())]))])
-        grown = pa.list_(pa.struct([*item, pa.field("q", pa.struct([("n", pa.int64())]))]))
-        after = pa.schema([("a", pa.int64()), ("s", deep), ("l", grown), ("b", pa.bool_())])
-        first = [Event(0, {"a": 1, "s": {"x": 1}, "l": [{"sku": "p"}, None]}, b"k"), Event(1, {}, b"k")]
-        second = [
-            Event(2, {"s": {"x": 2, "t": {"u": "v"}}, "l": [{"sku": "r", "q": {"n": 3}}], "b": True}, b"k")
-        ]
+        grown = pa.struct([*item, pa.field("q", pa.struct([("n", pa.int64())]))])
+        after = pa.schema(
+            [
+                ("a", pa.int64()),
+                ("s", deep),
+                ("l", pa.list_(grown)),
+                ("m", pa.map_(pa.string(), grown)),
+                ("b", pa.bool_()),
+            ]
+        )
+        old = {"a": 1, "s": {"x": 1}, "l": [{"sku": "p"}, None], "m": [("k", {"sku": "p"})]}
+        new = {"sku": "r", "q": {"n": 3}}
+        first = [Event(0, old, b"k"), Event(1, {}, b"k")]
+        second = [Event(2, {"s": {"x": 2, "t": {"u": "v"}}, "l": [new], "m": [("k", new)], "b": True}, b"k")]
         self.deliver(tmp_path, cut(first, before), cut(second, after))
         assert self.held(tmp_path) == self.expected([*first, *second])
 

@@ -7,7 +7,9 @@ import pyarrow as pa
 import pytest
 
 from milkrun.connectors.duckdb.types import (
+    ColumnType,
     List,
+    Map,
     Scalar,
     Struct,
     TypeConflict,
@@ -31,6 +33,11 @@ from milkrun.model.errors import Refused
         (pa.date32(), "DATE"),
         (pa.time64("us"), "TIME"),
         (pa.list_(pa.list_(pa.int64())), "BIGINT[][]"),
+        (pa.map_(pa.string(), pa.list_(pa.int32())), "MAP(VARCHAR, INTEGER[])"),
+        (
+            pa.map_(pa.string(), pa.struct([("Id", pa.int64()), ("id", pa.string())])),
+            'MAP(VARCHAR, STRUCT("Id" BIGINT, "id_2" VARCHAR))',
+        ),
         (pa.struct([("a", pa.int64()), ('b"', pa.string())]), 'STRUCT("a" BIGINT, "b""" VARCHAR)'),
         (pa.struct([("Id", pa.int64()), ("id", pa.string())]), 'STRUCT("Id" BIGINT, "id_2" VARCHAR)'),
     ],
@@ -60,6 +67,8 @@ def test_types_without_a_place_are_refused(kind: pa.DataType) -> None:
         "STRUCT(a JSON, b STRUCT(c INTEGER)[])",
         "TIMESTAMPTZ[]",
         "MAP(VARCHAR, INTEGER)",
+        "MAP(VARCHAR, STRUCT(a JSON)[])[]",
+        "MAP(INTEGER, VARCHAR)",
     ],
 )
 def test_types_of_a_table_survive_the_way_through_sql(sql: str) -> None:
@@ -82,11 +91,11 @@ A, B = ("a", Scalar("INTEGER")), ("b", Scalar("VARCHAR"))
         (Struct((A,)), Struct((B, A)), Struct((A, B))),
         (Struct((A, B)), Struct((("A", Scalar("BIGINT")),)), Struct((("a", Scalar("BIGINT")), B))),
         (List(Struct((A,))), List(Struct((B,))), List(Struct((A, B)))),
+        (Map(Struct((A,))), Map(Struct((B,))), Map(Struct((A, B)))),
+        (Map(Scalar("INTEGER")), Map(Scalar("BIGINT")), Map(Scalar("BIGINT"))),
     ],
 )
-def test_what_two_types_make(
-    existing: Scalar | Struct | List, wanted: Scalar | Struct | List, result: Scalar | Struct | List
-) -> None:
+def test_what_two_types_make(existing: ColumnType, wanted: ColumnType, result: ColumnType) -> None:
     assert united(existing, wanted) == result
 
 
@@ -100,6 +109,10 @@ def test_what_two_types_make(
         (Scalar("VARCHAR"), Scalar("BIGINT"), ()),
         (Scalar("DECIMAL(38,0)"), Scalar("DECIMAL(38,9)"), ()),
         (List(Scalar("DATE")), Scalar("DATE"), ()),
+        (Map(Scalar("DATE")), Map(Scalar("TIME")), ("{}",)),
+        (Map(Scalar("DATE")), Struct((("a", Scalar("DATE")),)), ()),
+        # Of other keys than ours no more is known than its name.
+        (Scalar("MAP(INTEGER, VARCHAR)"), Map(Scalar("VARCHAR")), ()),
         (
             Struct((("s", List(Struct((A,)))),)),
             Struct((("s", List(Struct((("a", Scalar("DATE")),)))),)),
@@ -107,9 +120,7 @@ def test_what_two_types_make(
         ),
     ],
 )
-def test_what_no_type_holds(
-    existing: Scalar | Struct | List, wanted: Scalar | Struct | List, path: tuple[str, ...]
-) -> None:
+def test_what_no_type_holds(existing: ColumnType, wanted: ColumnType, path: tuple[str, ...]) -> None:
     with pytest.raises(TypeConflict) as caught:
         united(existing, wanted)
     assert caught.value.path == path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from milkrun.connectors.parquet.columns import distinct_names, fitted, key_columns, rows, storable
@@ -62,6 +64,8 @@ def test_what_a_file_has_no_column_for_is_left_out_at_every_depth() -> None:
     assert storable(pa.null()) is None
     assert storable(pa.list_(pa.struct([("n", pa.null())]))) is None
     assert storable(pa.list_(pa.string())) == pa.list_(pa.string())
+    assert storable(pa.map_(pa.string(), pa.null())) is None
+    assert storable(pa.map_(pa.string(), NESTED)) == pa.map_(pa.string(), kind)
 
 
 def test_values_stay_with_their_rows() -> None:
@@ -79,10 +83,25 @@ def test_values_stay_with_their_rows() -> None:
         {"a": "3", "A_2": []},
         {"a": "4", "A_2": [None, {"x": 2}, {"x": None}]},
     ]
-    kind = storable(NESTED)
-    array = pa.array(values, NESTED)
-    for start in range(len(values)):
-        for length in range(len(values) - start + 1):
+    _check_every_slice(pa.array(values, NESTED), wanted)
+
+
+def _check_every_slice(array: pa.Array, wanted: list[Any]) -> None:
+    kind = storable(array.type)
+    for start in range(len(array)):
+        for length in range(len(array) - start + 1):
             found = fitted(array.slice(start, length), kind)
             found.validate(full=True)
             assert found.to_pylist() == wanted[start : start + length]
+
+
+def test_values_of_maps_stay_with_their_keys() -> None:
+    kind = pa.map_(pa.string(), pa.struct([("X", pa.int64()), ("x", pa.int64()), ("n", pa.null())]))
+    values = [[("a", {"X": 1, "x": 2}), ("b", None)], None, [], [("c", {"X": 3}), ("", {"x": 4})]]
+    wanted = [
+        [("a", {"X": 1, "x_2": 2}), ("b", None)],
+        None,
+        [],
+        [("c", {"X": 3, "x_2": None}), ("", {"X": None, "x_2": 4})],
+    ]
+    _check_every_slice(pa.array(values, kind), wanted)

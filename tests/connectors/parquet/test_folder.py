@@ -96,6 +96,22 @@ def test_only_columns_that_repeat_have_dictionaries(tmp_path: Path) -> None:
     assert {column.compression for column in columns} == {"ZSTD"}
 
 
+def test_keys_of_maps_that_repeat_have_dictionaries(tmp_path: Path) -> None:
+    schema = pa.schema([pa.field("sizes", pa.map_(pa.string(), pa.struct([("x", pa.int64())])))])
+    events = [
+        Event(n, {"sizes": [("left", {"x": 2 * n}), ("right", {"x": 2 * n + 1})]}, b"k") for n in range(100)
+    ]
+    deliver(make(tmp_path), cut(events, schema))
+    (name,) = files(tmp_path)
+    group = pq.ParquetFile(tmp_path / LAKE / name).metadata.row_group(0)
+    columns = {
+        column.path_in_schema: column.has_dictionary_page
+        for column in map(group.column, range(group.num_columns))
+    }
+    assert columns["sizes.key_value.key"]
+    assert not columns["sizes.key_value.value.x"]
+
+
 # -- crashes and repeats
 
 

@@ -23,7 +23,8 @@ from milkrun.testing.sink_contract import StoredPositionContract
 from tests.connectors.postgres.warehouse import connect, make
 from tests.servers.postgres import PostgresServer
 
-_DOCUMENTS = {"extra", "customer", "lines", "matrix", "in", "s", "l", "more"}
+_MAPS = {"labels", "m"}
+_DOCUMENTS = {"extra", "customer", "lines", "matrix", "in", "s", "l", "more", *_MAPS}
 """Fields of the suite that become `jsonb`."""
 
 
@@ -83,7 +84,8 @@ class TestPostgresSink(RepairContract, StoredPositionContract, UpsertErasureCont
 
 def _parsed(name: str, text: str) -> Any:
     # Of a number alone it can't be told that it was a double, whose digits stand for the nearest one.
-    return json.loads(text, parse_int=float if name == "matrix" else int)
+    value = json.loads(text, parse_int=float if name == "matrix" else int)
+    return list(value.items()) if name in _MAPS else value
 
 
 def _without_nulls(members: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ A pure function of the values in their order. What is too deep, too wide or of m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import isinf
@@ -56,6 +56,7 @@ class _List:
 
 
 _Kind = _Scalar | _Object | _List
+_Container = type[list[Any]] | type[dict[str, Any]]
 _NUMBERS = (_Scalar.INTEGER, _Scalar.BIG, _Scalar.DOUBLE)
 
 
@@ -121,7 +122,7 @@ class _Growth:
     known: list[pa.Field]
     level: int
     below: dict[str, _Growth] = field(default_factory=dict)
-    between: dict[str, tuple[type, ...]] = field(default_factory=dict)
+    between: dict[str, tuple[_Container, ...]] = field(default_factory=dict)
     """The lists and maps in which the objects of `below` are."""
     added: dict[str, _Kind] = field(default_factory=dict)
 
@@ -163,22 +164,23 @@ class _Growth:
         return made
 
 
-def _members_of(kind: pa.DataType) -> tuple[list[pa.Field] | None, tuple[type, ...]]:
+def _members_of(kind: pa.DataType) -> tuple[list[pa.Field] | None, tuple[_Container, ...]]:
     """The fields of a struct, or of the structs in lists and maps, and what lies between; None where there are none."""
-    between: list[type] = []
+    between: list[_Container] = []
     while pa.types.is_list(kind) or pa.types.is_map(kind):
         between.append(list if pa.types.is_list(kind) else dict)
         kind = kind.value_type if pa.types.is_list(kind) else kind.item_type
     return list(kind) if pa.types.is_struct(kind) else None, tuple(between)
 
 
-def _objects(value: Any, between: tuple[type, ...]) -> Iterator[dict[str, Any]]:
+def _objects(value: Any, between: tuple[_Container, ...]) -> Iterator[dict[str, Any]]:
     """The objects that a value of the right type holds below these lists and maps."""
     if not between:
         if type(value) is dict:
             yield value
-    elif type(value) is between[0]:
-        for each in value.values() if between[0] is dict else value:
+    elif isinstance(value, between[0]):
+        held: Iterable[Any] = value.values() if isinstance(value, dict) else value
+        for each in held:
             yield from _objects(each, between[1:])
 
 

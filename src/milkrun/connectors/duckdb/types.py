@@ -145,9 +145,9 @@ def from_duckdb(kind: DuckDBPyType) -> ColumnType:
         parts: list[tuple[str, Any]] = kind.children
         return List(from_duckdb(parts[0][1]))
     if kind.id == "map":
-        key, value = kind.children
-        if str(key[1]) == VARCHAR.sql:
-            return Map(from_duckdb(value[1]))
+        entry: list[tuple[str, Any]] = kind.children
+        if str(entry[0][1]) == VARCHAR.sql:
+            return Map(from_duckdb(entry[1][1]))
     return Scalar(str(kind))
 
 
