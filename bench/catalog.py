@@ -1,6 +1,6 @@
 """Which benches there are: what each measures, with how many events, against which reference.
 
-Functions stand here by name: the process that runs the benches never loads what it measures.
+Functions of cases and peers stand here by name: the process that runs the benches never loads what it measures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MEMORY_LONG = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A function of `bench.cases` by `module:function`, and what it is told beyond `Work`."""
+    """A function of `bench.cases` or `bench.peers` by `module:function`, and what it is told beyond `Work`."""
 
     function: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Bench:
     A candidate that measures its reference beside it, in turns, has the name alone.
 
     `events` are those of an ordinary run, `quick` of a quick one, `long` of a long one if that differs. `servers` names
-    what must be running, `connectors` those of Milkrun that it takes.
+    what must be running, `connectors` those of Milkrun that it takes, `packages` those of Python that its reference does.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Bench:
     long: int | None = None
     servers: tuple[str, ...] = ()
     connectors: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
 
 def _http(name: str, batch: int, connections: int, events: int, quick: int) -> Bench:
@@ -79,6 +80,22 @@ def _workers(count: int) -> Bench:
         rounds=2,
         servers=("kafka",),
         connectors=("parquet",),
+    )
+
+
+def _peer(
+    name: str, function: str, title: str, sink: str = "parquet", packages: tuple[str, ...] = ()
+) -> Bench:
+    return Bench(
+        f"peer-{name}",
+        Run(f"bench.cases.sinks:to_{sink}"),
+        50_000,
+        4_000,
+        Run(f"bench.peers.{function}"),
+        title,
+        inputs=Run("bench.cases.peers:prepare"),
+        connectors=(sink,),
+        packages=packages,
     )
 
 
@@ -217,6 +234,11 @@ BENCHES = (
         inputs=Run("bench.cases.sinks:prepare"),
         connectors=("http", "duckdb", "parquet"),
     ),
+    _peer("duckdb-parquet", "duckdb_sql:lines_to_parquet", "DuckDB read_json, typed"),
+    _peer("duckdb-table", "duckdb_sql:lines_to_table", "DuckDB read_json, typed", "duckdb"),
+    _peer("duckdb-from-json", "duckdb_sql:texts_to_parquet", "DuckDB from_json"),
+    _peer("polars-parquet", "polars_frames:lines_to_parquet", "Polars scan_ndjson", packages=("polars",)),
+    _peer("polars-decode", "polars_frames:texts_to_parquet", "Polars json_decode", packages=("polars",)),
     *(_replay(sink, tier) for sink in ("parquet", "duckdb") for tier in ("hot", "archive")),
     Bench(
         "preview-overhead",

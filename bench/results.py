@@ -22,8 +22,8 @@ class Reference(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One bench's result: medians over its rounds, the peak of memory over all.
 
-    `ratio` is ours to the reference's events/s: higher is better. `cpu_ratio` is our processor time for an event to the reference's: lower is
-    better, and it says more than `ratio` where something else runs on the machine.
+    `ratio` is ours to the reference's events/s: higher is better. `cpu_ratio` is our processor time for an event to the reference's, the median over the
+    rounds: lower is better, and it says more than `ratio` where something else runs on the machine.
     """
 
     name: str

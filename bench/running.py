@@ -23,6 +23,7 @@ from bench.results import Entry, Reference
 
 Size = Literal["quick", "ordinary", "long"]
 CHILD_SECONDS = {"quick": 60.0, "ordinary": 300.0, "long": 3600.0}
+INSTALL_PEERS = ".venv/bin/python -m pip install --require-hashes -r requirements/peers.txt"
 
 
 class Skipped(Exception):
@@ -111,6 +112,9 @@ def _check_needs(bench: Bench, servers: Mapping[str, Mapping[str, Any]]) -> None
     for server in bench.servers:
         if server not in servers:
             raise Skipped(f"no {server} server here")
+    for package in bench.packages:
+        if find_spec(package) is None:
+            raise Skipped(f"{package} isn't installed: {INSTALL_PEERS}")
 
 
 def summary(bench: Bench, ours: Sequence[Measured], theirs: Sequence[Measured]) -> Entry:
@@ -121,25 +125,29 @@ def summary(bench: Bench, ours: Sequence[Measured], theirs: Sequence[Measured]) 
         reference = Reference(
             bench.reference_name,
             round(median(run.events_per_s for run in theirs), 1),
-            _cpu_us_per_event(theirs),
+            round(median(map(_cpu_us, theirs)), 3),
         )
     events = int(median(run.events for run in ours))
-    cpu = _cpu_us_per_event(ours)
     return Entry(
         name=bench.name,
         events=events,
         seconds=round(events / rate, 4),
         events_per_s=round(rate, 1),
-        cpu_us_per_event=cpu,
+        cpu_us_per_event=round(median(map(_cpu_us, ours)), 3),
         peak_rss_mb=round(max(run.peak_rss_mb for run in ours), 1),
         reference=reference,
         ratio=round(rate / reference.events_per_s, 3) if reference else None,
-        cpu_ratio=round(cpu / reference.cpu_us_per_event, 3)
-        if reference and reference.cpu_us_per_event
-        else None,
+        cpu_ratio=_cpu_ratio(ours, theirs),
         extra=ours[-1].extra,
     )
 
 
-def _cpu_us_per_event(runs: Sequence[Measured]) -> float:
-    return round(median(run.cpu_seconds / run.events * 1e6 for run in runs), 3)
+def _cpu_us(run: Measured) -> float:
+    return run.cpu_seconds / run.events * 1e6
+
+
+def _cpu_ratio(ours: Sequence[Measured], theirs: Sequence[Measured]) -> float | None:
+    """Of the two runs of each round, which had the same machine; None where there are none, or the reference took no time to speak of."""
+    if not theirs or not all(map(_cpu_us, theirs)):
+        return None
+    return round(median(_cpu_us(one) / _cpu_us(two) for one, two in zip(ours, theirs, strict=True)), 3)

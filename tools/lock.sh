@@ -18,3 +18,4 @@ compile() {
 compile pyproject.toml --group build --output-file requirements/base.txt "$@"
 compile pyproject.toml --group dev --constraints requirements/base.txt --output-file requirements/dev.txt "$@"
 compile requirements/fakesnow.in --output-file requirements/fakesnow.txt "$@"
+compile requirements/peers.in --output-file requirements/peers.txt "$@"

@@ -17,6 +17,8 @@ from milkrun.plugin import TableRows
 from milkrun.runtime.previewing import after
 from tests.control.flow import PIPELINE, Flow, event, make_flow
 
+MAP = pa.map_(pa.string(), pa.int64())
+PAIR = pa.struct([("a", pa.int64()), ("b", pa.int64())])
 FLOATS = pa.array([1.0, float("nan"), None, 2.0, None])
 
 
@@ -30,6 +32,17 @@ FLOATS = pa.array([1.0, float("nan"), None, 2.0, None])
         (pa.nulls(2), pa.nulls(2), []),
         (pa.array([{"a": 1, "b": None}, {"a": 1}, None]), pa.array([{"a": 1}, {"a": 2}, {"a": 1}]), [1, 2]),
         (pa.array([[1], [1, 2]]), pa.array([[1], [2, 1]]), [1]),
+        # In a map a null is a value; in an object within one it is as good as absent.
+        (
+            pa.array([{"k": 1}, {"k": None}, {}, None], MAP),
+            pa.array([{"k": 1}, {}, {}, {}], MAP),
+            [1, 3],
+        ),
+        (
+            pa.array([{"k": {"a": 1, "b": None}}], pa.map_(pa.string(), PAIR)),
+            pa.array([{"k": {"a": 1}}], pa.map_(pa.string(), pa.struct([("a", pa.int64())]))),
+            [],
+        ),
         (
             pa.array([1, 2], pa.timestamp("ms", "UTC")),
             pa.array([1000, 2001], pa.timestamp("us", "Europe/Berlin")),
