@@ -196,4 +196,10 @@ impl<'a> BinaryColumn<'a> {
         let (start, end) = (self.offsets[row] as usize, self.offsets[row + 1] as usize);
         Some(self.data.get(start..end).unwrap_or_default())
     }
+
+    /// A value together with the values behind it: all bytes from its first on. Offsets that contradict each other make it empty.
+    #[inline(always)]
+    pub fn onwards(&self, row: usize) -> &'a [u8] {
+        self.data.get(self.offsets[row] as usize..).unwrap_or_default()
+    }
 }

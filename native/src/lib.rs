@@ -3,10 +3,12 @@
 //! The same answers as the package's plain-Python engine (`milkrun.codecs.json`) on every input. The Python side chooses between the two.
 
 mod arrow;
+mod blocks;
 mod columns;
 mod decoding;
 mod document;
 mod faults;
+mod finding;
 mod judge;
 mod numbers;
 mod picking;
@@ -15,6 +17,7 @@ mod rest;
 mod scan;
 mod schema;
 mod splitting;
+mod sweep;
 mod times;
 
 use pyo3::exceptions::{PyOverflowError, PyRecursionError, PyValueError};
@@ -60,22 +63,27 @@ fn decode<'py>(
     Ok((decoded.columns.into_capsule(py)?, decoded.errors.into_capsule(py)?, decoded.unknown, decoded.duplicates))
 }
 
-/// The scalars at paths as columns of strings, each row checked in full: a capsule for each path, and one of the errors.
+/// The scalars at paths as columns of strings: a capsule for each path, and one of the errors.
+///
+/// Each row is checked in full, unless all are known to be `validated`.
 #[pyfunction]
+#[pyo3(signature = (paths, values, max_depth, *, validated))]
 fn pick<'py>(
     py: Python<'py>,
     paths: &Bound<'py, Paths>,
     values: &Bound<'py, PyAny>,
     max_depth: usize,
+    validated: bool,
 ) -> PyResult<(Vec<Capsule<'py>>, Capsule<'py>)> {
     let imported = Imported::new(values)?;
     let (column, paths) = (imported.binary()?, paths.get());
-    let picked = py.detach(|| picking::pick(&column, paths, max_depth)).map_err(full)?;
+    let picked = py.detach(|| picking::pick(&column, paths, max_depth, validated)).map_err(full)?;
     let columns = picked.columns.into_iter().map(|column| column.into_capsule(py)).collect::<PyResult<_>>()?;
     Ok((columns, picked.errors.into_capsule(py)?))
 }
 
-/// Cut a body into its events: a column of their bytes as a capsule, and why some must not be taken (row, code, message).
+/// Cut a body into its events: a column of their bytes as a capsule, why some must not be taken (row, code, message), and whether
+/// the others have been checked in full.
 ///
 /// Raises ValueError where the body is no JSON array, RecursionError where something in it is nested too deep to say.
 #[pyfunction]
@@ -86,7 +94,7 @@ fn split<'py>(
     lines: bool,
     max_event_bytes: usize,
     max_depth: usize,
-) -> PyResult<(Capsule<'py>, Vec<(usize, &'static str, String)>)> {
+) -> PyResult<(Capsule<'py>, Vec<(usize, &'static str, String)>, bool)> {
     let cut = py.detach(|| splitting::split(body, lines, max_event_bytes, max_depth));
     let cut = cut.map_err(|uncut| match uncut {
         Uncut::NoArray => PyValueError::new_err("no JSON array"),
@@ -94,7 +102,7 @@ fn split<'py>(
         Uncut::Full => full(Full),
     })?;
     let faults = cut.faults.into_iter().map(|(row, reason)| (row, reason.code.text(), reason.message.into_owned()));
-    Ok((cut.values.into_capsule(py)?, faults.collect()))
+    Ok((cut.values.into_capsule(py)?, faults.collect(), cut.validated))
 }
 
 #[pymodule]

@@ -1,7 +1,7 @@
-//! Scalars at a few paths, straight from the bytes, each row checked in full on the way.
+//! Scalars at a few paths, straight from the bytes, each row checked in full on the way unless that has been done before.
 //!
-//! Strings come as they are, numbers and booleans as their text; of equal keys the last counts. Rows with anything unusual are read
-//! into a tree first.
+//! Strings come as they are, numbers and booleans as their text; of equal keys the last counts. A row is swept over where the processor
+//! can; what the sweep doesn't take is scanned, and what the scan doesn't take is read into a tree, which decides.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,10 @@ use crate::arrow::{Array, BinaryColumn};
 use crate::columns::{Column, Full};
 use crate::decoding::Errors;
 use crate::document::{Document, ROOT, Type};
-use crate::scan::{Bail, Scanner, Step};
+use crate::finding::{Ending, Finder};
+use crate::scan::{Bail, Scanner, Step, is_utf8};
 use crate::schema::Names;
+use crate::sweep::Sweep;
 
 /// The paths of one `pick`, each a sequence of names.
 #[pyclass(frozen, module = "milkrun_native")]
@@ -32,12 +34,14 @@ impl Paths {
 }
 
 /// What stands at a name: columns that want its scalar, and what may stand below it.
-struct Branch {
-    columns: Vec<usize>,
+pub struct Branch {
+    pub columns: Vec<usize>,
     /// Columns of this branch and of those below it.
-    all: Vec<usize>,
+    pub all: Vec<usize>,
     names: Names,
-    branches: Vec<Branch>,
+    /// The names again, to be found by where they end.
+    pub endings: Vec<Ending>,
+    pub branches: Vec<Branch>,
 }
 
 impl Branch {
@@ -48,8 +52,9 @@ impl Branch {
             below.entry(&paths[column][depth]).or_default().push(column);
         }
         let names = Names::new(below.keys().map(|&name| name.clone()).collect());
+        let endings = below.keys().map(|name| Ending::new(name)).collect();
         let branches = below.into_values().map(|columns| Branch::new(paths, columns, depth + 1)).collect();
-        Branch { columns, all, names, branches }
+        Branch { columns, all, names, endings, branches }
     }
 }
 
@@ -59,19 +64,19 @@ pub struct Picked {
     pub errors: Array,
 }
 
-/// Pick from a column.
-pub fn pick(values: &BinaryColumn, paths: &Paths, max_depth: usize) -> Result<Picked, Full> {
+/// Pick from a column; `validated` says that each of its values is known to be a JSON object.
+pub fn pick(values: &BinaryColumn, paths: &Paths, max_depth: usize, validated: bool) -> Result<Picked, Full> {
     let mut columns: Vec<Column> = paths.paths.iter().map(|_| Column::texts()).collect();
     let mut errors = Errors::new();
-    let mut picker = Picker { scanner: Scanner::new(max_depth), found: vec![None; columns.len()] };
+    let mut picker = Picker::new(&paths.root, columns.len(), max_depth);
     for row in 0..values.len() {
         let Some(value) = values.get(row) else {
             columns.iter_mut().try_for_each(Column::push_null)?;
             continue;
         };
-        if picker.row(value, &paths.root).is_ok() {
-            for (column, found) in columns.iter_mut().zip(&picker.found) {
-                picker.push(*found, column)?;
+        if picker.row(value, values.onwards(row), validated).is_ok() {
+            for (index, column) in columns.iter_mut().enumerate() {
+                picker.push(picker.finder.found[index], column)?;
             }
             continue;
         }
@@ -90,22 +95,48 @@ pub fn pick(values: &BinaryColumn, paths: &Paths, max_depth: usize) -> Result<Pi
     Ok(Picked { columns: columns.into_iter().map(Column::finish_scalars).collect(), errors: errors.finish() })
 }
 
-struct Picker<'a> {
+struct Picker<'a, 'p> {
     scanner: Scanner<'a>,
-    /// For each column, where its scalar begins and ends.
-    found: Vec<Option<(usize, usize)>>,
+    sweep: Option<Sweep>,
+    finder: Finder<'a, 'p>,
+    root: &'p Branch,
 }
 
-impl<'a> Picker<'a> {
-    fn row(&mut self, text: &'a [u8], root: &Branch) -> Step {
-        if !text.is_ascii() && std::str::from_utf8(text).is_err() {
+impl<'a, 'p> Picker<'a, 'p> {
+    fn new(root: &'p Branch, columns: usize, max_depth: usize) -> Picker<'a, 'p> {
+        let finder = Finder::new(root, columns);
+        Picker { scanner: Scanner::new(max_depth), sweep: Sweep::new(max_depth), finder, root }
+    }
+
+    /// Find the scalars of a row, with which the bytes `onwards` begin.
+    fn row(&mut self, text: &'a [u8], onwards: &'a [u8], validated: bool) -> Step {
+        self.scanner.start(text);
+        let start = self.scanner.white(0);
+        let inner = self.scanner.demand(start, b'{')?;
+        let swept = self.swept(onwards, text.len(), start, validated);
+        let end = swept.or_else(|Bail| self.scanned(text, inner))?;
+        if self.scanner.white(end) == text.len() { Ok(()) } else { Err(Bail) }
+    }
+
+    /// Find them by a sweep; where the event ends.
+    fn swept(&mut self, onwards: &'a [u8], length: usize, start: usize, validated: bool) -> Step<usize> {
+        self.finder.start(onwards);
+        let sweep = self.sweep.as_ref().ok_or(Bail)?;
+        let end = if validated {
+            sweep.over::<_, false>(onwards, length, start, &mut self.finder)?
+        } else {
+            sweep.over::<_, true>(onwards, length, start, &mut self.finder)?
+        };
+        if self.finder.obscure { Err(Bail) } else { Ok(end) }
+    }
+
+    /// Find them byte by byte from behind the event's brace; where it ends.
+    fn scanned(&mut self, text: &'a [u8], at: usize) -> Step<usize> {
+        if !is_utf8(text) {
             return Err(Bail);
         }
-        self.found.fill(None);
-        self.scanner.start(text);
-        let at = self.scanner.demand(self.scanner.white(0), b'{')?;
-        let end = self.members(at, root)?;
-        if self.scanner.white(end) == text.len() { Ok(()) } else { Err(Bail) }
+        self.finder.start(text);
+        self.members(at, self.root)
     }
 
     /// The members of an object from behind its brace; where it ends.
@@ -146,30 +177,36 @@ impl<'a> Picker<'a> {
 
     fn value(&mut self, at: usize, branch: &Branch) -> Step<usize> {
         // An earlier member of the same name no longer counts.
-        branch.all.iter().for_each(|&column| self.found[column] = None);
+        branch.all.iter().for_each(|&column| self.finder.found[column] = None);
         match self.scanner.peek(at) {
             b'{' if !branch.branches.is_empty() => self.members(at + 1, branch),
             b'{' | b'[' | b'n' => self.scanner.skip::<false>(at),
             _ => {
                 let end = self.scanner.skip::<false>(at)?;
-                branch.columns.iter().for_each(|&column| self.found[column] = Some((at, end)));
+                branch.columns.iter().for_each(|&column| self.finder.found[column] = Some(at));
                 Ok(end)
             }
         }
     }
 
-    fn push(&self, found: Option<(usize, usize)>, column: &mut Column) -> Result<(), Full> {
-        match found {
-            None => column.push_null(),
-            Some((start, _)) if self.scanner.peek(start) == b'"' => {
-                let text = column.text();
-                self.scanner.string(start + 1, &mut text.bytes).expect("a string that has been checked");
-                text.end()?;
-                column.valid();
-                Ok(())
-            }
-            Some((start, end)) => column.push_text(&self.scanner.text[start..end]),
+    /// Append the scalar that begins at a place; none, should the text not be what it was said to be.
+    fn push(&self, found: Option<usize>, column: &mut Column) -> Result<(), Full> {
+        let Some(start) = found else { return column.push_null() };
+        if self.scanner.peek(start) != b'"' {
+            return match self.scanner.scalar(start) {
+                Ok(end) => column.push_text(&self.scanner.text[start..end]),
+                Err(Bail) => column.push_null(),
+            };
         }
+        let text = column.text();
+        let length = text.bytes.len();
+        if self.scanner.string(start + 1, &mut text.bytes).is_err() {
+            text.bytes.truncate(length);
+            return column.push_null();
+        }
+        text.end()?;
+        column.valid();
+        Ok(())
     }
 }
 

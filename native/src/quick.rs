@@ -5,7 +5,7 @@
 
 use crate::columns::{Column, Entries, Stop};
 use crate::numbers;
-use crate::scan::{Bail, Scanner, Step};
+use crate::scan::{Bail, Scanner, Step, is_utf8};
 use crate::schema::{Fields, Kind, Leaf, Node, Only};
 use crate::times;
 
@@ -33,7 +33,7 @@ impl<'a> Quick<'a> {
     pub fn append(&mut self, text: &'a [u8], root: &Fields, columns: &mut [Column], row: usize) -> Result<(), Stop> {
         self.unknown.clear();
         self.strange = false;
-        if !text.is_ascii() && std::str::from_utf8(text).is_err() {
+        if !is_utf8(text) {
             return Err(Stop::Bail);
         }
         self.scanner.start(text);

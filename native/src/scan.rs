@@ -9,6 +9,11 @@ pub struct Bail;
 
 pub type Step<T = ()> = Result<T, Bail>;
 
+#[inline(always)]
+pub fn is_utf8(text: &[u8]) -> bool {
+    text.is_ascii() || std::str::from_utf8(text).is_ok()
+}
+
 /// Bytes that are looked at together.
 pub const WINDOW: usize = 16;
 
@@ -200,7 +205,7 @@ impl<'a> Scanner<'a> {
 
     /// The character of an escape from behind its backslash; half of a surrogate pair is none.
     #[cold]
-    fn escape(&self, at: usize) -> Step<(char, usize)> {
+    pub fn escape(&self, at: usize) -> Step<(char, usize)> {
         let character = match self.peek(at) {
             b'"' => '"',
             b'\\' => '\\',
@@ -274,6 +279,15 @@ impl<'a> Scanner<'a> {
             }
         }
         Ok(at)
+    }
+
+    /// Where a number, true or false ends.
+    pub fn scalar(&self, at: usize) -> Step<usize> {
+        match self.peek(at) {
+            b't' => self.literal(at, b"true"),
+            b'f' => self.literal(at, b"false"),
+            _ => self.number(at),
+        }
     }
 
     /// Skip a value, checked. With `KEYS`, an object that has a key twice isn't taken (nor one with an escape in a key).

@@ -1,12 +1,14 @@
 //! A body that holds several events, cut into the bytes of each, which stay as they were sent.
 //!
-//! Mirrors `milkrun.codecs.json.splitting`: an array's syntax is checked, its UTF-8 isn't; lines are only cut.
+//! Mirrors `milkrun.codecs.json.splitting`: an array's syntax is checked, lines are only cut. An array is swept over where the processor
+//! can; what the sweep doesn't take is scanned, which decides.
 
 use crate::arrow::Array;
 use crate::columns::{Column, Full};
 use crate::document::{BOM, is_white, too_deep};
 use crate::faults::{Code, Reason};
-use crate::scan::{Bail, Scanner, Step};
+use crate::scan::{Bail, Scanner, Step, is_utf8};
+use crate::sweep::{Separators, Sweep, Visitor};
 
 /// Levels to which the events of an array are followed, to say of each one whether it is nested too deep.
 const MAX_LEVELS: usize = 1_000;
@@ -15,6 +17,8 @@ const MAX_LEVELS: usize = 1_000;
 pub struct Split {
     pub values: Array,
     pub faults: Vec<(usize, Reason)>,
+    /// Whether all events but the faulty ones are known to be JSON objects in UTF-8, nested no deeper than allowed.
+    pub validated: bool,
 }
 
 /// Why a body can't be cut.
@@ -33,20 +37,22 @@ impl From<Full> for Uncut {
 /// Cut a body: an event a line, or one event or an array of them.
 pub fn split(body: &[u8], lines: bool, max_event_bytes: usize, max_depth: usize) -> Result<Split, Uncut> {
     let body = body.strip_prefix(BOM).unwrap_or(body);
+    let array = !lines && trimmed(body).first() == Some(&b'[');
     let events = if lines {
         lines_of(body)
-    } else if trimmed(body).first() == Some(&b'[') {
-        items_of(body)?
+    } else if array {
+        swept_items_of(body).map_or_else(|Bail| items_of(body), Ok)?
     } else {
         vec![Event { bytes: body, levels: None }]
     };
     let mut values = Column::texts();
+    values.text().bytes.reserve(events.iter().map(|event| event.bytes.len()).sum());
     let mut faults = Vec::new();
     for (row, event) in events.into_iter().enumerate() {
         values.push_text(event.bytes)?;
         faults.extend(event.fault(max_event_bytes, max_depth).map(|reason| (row, reason)));
     }
-    Ok(Split { values: values.finish_scalars(), faults })
+    Ok(Split { values: values.finish_scalars(), faults, validated: array && is_utf8(body) })
 }
 
 /// The bytes of an event, and how deep it is nested where that is known.
@@ -83,6 +89,55 @@ fn trimmed(text: &[u8]) -> &[u8] {
 fn lines_of(body: &[u8]) -> Vec<Event<'_>> {
     let lines = body.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     lines.filter(|line| !trimmed(line).is_empty()).map(|bytes| Event { bytes, levels: None }).collect()
+}
+
+/// The events of an array of objects and arrays; others, and arrays that aren't right, are for `items_of`.
+fn swept_items_of(body: &[u8]) -> Step<Vec<Event<'_>>> {
+    let start = body.len() - trimmed(body).len();
+    let sweep = Sweep::new(MAX_LEVELS).ok_or(Bail)?;
+    let mut cutter = Cutter { body, items: Vec::new(), start: 0, deepest: 0, commas: 0 };
+    let end = sweep.over::<_, true>(body, body.len(), start, &mut cutter)?;
+    // Every comma of the array stands between two items: were one of them a scalar, there would be more.
+    if cutter.items.len() == cutter.commas + 1 && trimmed(&body[end..]).is_empty() { Ok(cutter.items) } else { Err(Bail) }
+}
+
+/// Cuts an array at the brackets of its items.
+struct Cutter<'a> {
+    body: &'a [u8],
+    items: Vec<Event<'a>>,
+    /// Where the last item began, and the level of the array it has reached.
+    start: usize,
+    deepest: usize,
+    commas: usize,
+}
+
+impl Visitor for Cutter<'_> {
+    #[inline(always)]
+    fn opened(&mut self, at: usize, depth: usize) {
+        if depth == 2 {
+            self.start = at;
+            self.deepest = depth;
+        }
+        self.deepest = self.deepest.max(depth);
+    }
+
+    #[inline(always)]
+    fn closed(&mut self, at: usize, depth: usize) {
+        if depth == 1 {
+            let bytes = self.body.get(self.start..=at).unwrap_or_default();
+            self.items.push(Event { bytes, levels: Some(self.deepest - 1) });
+        }
+    }
+
+    #[inline(always)]
+    fn minds(&self, depth: usize) -> bool {
+        depth == 1
+    }
+
+    #[inline(always)]
+    fn between(&mut self, separators: Separators, _depth: usize) {
+        self.commas += separators.commas.count_ones() as usize;
+    }
 }
 
 fn items_of(body: &[u8]) -> Result<Vec<Event<'_>>, Uncut> {

@@ -47,7 +47,9 @@ class Engine(Protocol):
     def check(self, plan: Plan, values: pa.BinaryArray, max_depth: int) -> pa.RecordBatch:
         """The errors that `decode` would give."""
 
-    def pick(self, values: pa.BinaryArray, paths: Paths, max_depth: int) -> Picked:
+    def pick(
+        self, values: pa.BinaryArray, paths: Paths, max_depth: int, *, validated: bool = False
+    ) -> Picked:
         """See `milkrun.codecs.json.pick`."""
 
     def split(self, body: bytes, *, lines: bool, max_event_bytes: int, max_depth: int) -> Split:
@@ -104,14 +106,21 @@ def decode(
 
 
 def pick(
-    values: pa.BinaryArray | pa.ChunkedArray, paths: Sequence[Path], *, max_depth: int = MAX_DEPTH
+    values: pa.BinaryArray | pa.ChunkedArray,
+    paths: Sequence[Path],
+    *,
+    max_depth: int = MAX_DEPTH,
+    validated: bool = False,
 ) -> Picked:
     """Scalars at paths, each a sequence of field names.
 
     Strings come as they are, numbers and booleans as their JSON text; objects, arrays, null and what isn't there come as null. Each
     row is checked as `decode` does before it looks at types; a null value gives nulls and no error.
+
+    `validated` says that all values but nulls are known to pass that check, from a `split` that says so or from the log: they are
+    then only searched. Of a value for which that isn't true anything may be said, but nothing worse happens.
     """
-    return engine().pick(as_binary(values), tuple(map(tuple, paths)), max_depth)
+    return engine().pick(as_binary(values), tuple(map(tuple, paths)), max_depth, validated=validated)
 
 
 def split(

@@ -56,12 +56,12 @@ class _Module(Protocol):
     def Paths(self, paths: Paths) -> _Paths: ...
 
     def pick(
-        self, paths: _Paths, values: pa.BinaryArray, max_depth: int
+        self, paths: _Paths, values: pa.BinaryArray, max_depth: int, *, validated: bool
     ) -> tuple[Sequence[object], object]: ...
 
     def split(
         self, body: bytes, lines: bool, max_event_bytes: int, max_depth: int
-    ) -> tuple[object, list[tuple[int, str, str]]]: ...
+    ) -> tuple[object, list[tuple[int, str, str]], bool]: ...
 
 
 class NativeEngine:
@@ -111,21 +111,23 @@ class NativeEngine:
         """The errors that `decode` would give."""
         return self.decode(plan, values, Reading(max_depth=max_depth)).errors
 
-    def pick(self, values: pa.BinaryArray, paths: Paths, max_depth: int) -> Picked:
+    def pick(
+        self, values: pa.BinaryArray, paths: Paths, max_depth: int, *, validated: bool = False
+    ) -> Picked:
         """Scalars at paths."""
-        columns, errors = self._module.pick(self._paths(paths), values, max_depth)
+        columns, errors = self._module.pick(self._paths(paths), values, max_depth, validated=validated)
         strings = [pa.array(_Exported(pa.string(), column)) for column in columns]
         return Picked(strings, _batch(errors, ERRORS_SCHEMA))
 
     def split(self, body: bytes, *, lines: bool, max_event_bytes: int, max_depth: int) -> Split:
         """Cut a body into events."""
         try:
-            values, faults = self._module.split(body, lines, max_event_bytes, max_depth)
+            values, faults, validated = self._module.split(body, lines, max_event_bytes, max_depth)
         except RecursionError:
             raise too_deep(max_depth) from None
         except ValueError:
             raise no_array() from None
-        return Split(pa.array(_Exported(pa.binary(), values)), faults)
+        return Split(pa.array(_Exported(pa.binary(), values)), faults, validated)
 
 
 class _Exported:

@@ -19,7 +19,7 @@ from milkrun.codecs.json.decoding import parse_each
 from milkrun.codecs.json.faults import RowError, errors_batch
 from milkrun.codecs.json.plan import may_name_member
 from milkrun.codecs.json.screen import screen
-from milkrun.codecs.json.text import Number, parse
+from milkrun.codecs.json.text import Number, is_utf8, parse
 
 Path = tuple[str, ...]
 Paths = tuple[Path, ...]
@@ -37,12 +37,12 @@ class Picked:
     errors: pa.RecordBatch
 
 
-def pick(values: pa.BinaryArray, paths: Paths, max_depth: int) -> Picked:
+def pick(values: pa.BinaryArray, paths: Paths, max_depth: int, *, validated: bool = False) -> Picked:
     """See `milkrun.codecs.json.pick`."""
     picker = _picker(paths)
     columns: list[list[str | None]] = [[] for _ in paths]
     errors: dict[int, RowError] = {}
-    suspect = _suspects(values, max_depth)
+    suspect = [] if validated else _suspects(values, max_depth)
     any_scalar = False
     for start in range(0, len(values), _CHUNK_ROWS):
         items = values.slice(start, _CHUNK_ROWS).to_pylist()
@@ -63,16 +63,8 @@ def _suspects(values: pa.BinaryArray, max_depth: int) -> list[int]:
     try:
         values.cast(pa.string())
     except pa.ArrowInvalid:
-        suspect.update(row for row, item in enumerate(values.to_pylist()) if item and not _is_utf8(item))
+        suspect.update(row for row, item in enumerate(values.to_pylist()) if item and not is_utf8(item))
     return sorted(suspect)
-
-
-def _is_utf8(item: bytes) -> bool:
-    try:
-        item.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 @dataclass

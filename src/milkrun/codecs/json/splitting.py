@@ -12,7 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from milkrun.codecs.json.faults import Code, RowError
-from milkrun.codecs.json.text import BOM, WHITE, check_depth
+from milkrun.codecs.json.text import BOM, WHITE, check_depth, is_utf8
 from milkrun.model.errors import Refused
 
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -20,10 +20,15 @@ _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The events in order, faulty ones included, and why some must not be taken: (row, code, message)."""
+    """The events in order, faulty ones included, and why some must not be taken: (row, code, message).
+
+    `validated` says that all the others are known to be RFC 8259 objects in UTF-8, nested no deeper than allowed: the way of a body
+    that is an array, which can't be cut without checking it.
+    """
 
     values: pa.BinaryArray
     faults: list[tuple[int, str, str]]
+    validated: bool = False
 
 
 def no_array() -> Refused:
@@ -39,8 +44,10 @@ def too_deep(max_depth: int) -> Refused:
 def split(body: bytes, *, lines: bool, max_event_bytes: int, max_depth: int) -> Split:
     """See `milkrun.codecs.json.split`."""
     body = body.removeprefix(BOM)
-    items = _lines(body) if lines else _items(body, max_depth)
-    return Split(pa.array(items, pa.binary()), list(_faults(items, max_event_bytes, max_depth)))
+    array = not lines and body.lstrip(WHITE)[:1] == b"["
+    items = _lines(body) if lines else _items(body, max_depth) if array else [body]
+    faults = list(_faults(items, max_event_bytes, max_depth))
+    return Split(pa.array(items, pa.binary()), faults, array and is_utf8(body))
 
 
 def _lines(body: bytes) -> list[bytes]:
@@ -49,8 +56,6 @@ def _lines(body: bytes) -> list[bytes]:
 
 
 def _items(body: bytes, max_depth: int) -> list[bytes]:
-    if body.lstrip(WHITE)[:1] != b"[":
-        return [body]
     try:
         return [bytes(raw) for raw in _ITEMS.decode(body)]
     except RecursionError:

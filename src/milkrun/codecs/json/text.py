@@ -119,6 +119,15 @@ def _refuse(constant: str) -> None:
     raise _Constant
 
 
+def is_utf8(body: bytes) -> bool:
+    """Whether the bytes are UTF-8."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _decoded(body: bytes, skipped: int) -> str:
     try:
         return body.decode()
