@@ -4,6 +4,7 @@
 //! can; what the sweep doesn't take is scanned, which decides.
 
 use crate::arrow::Array;
+use crate::blocks::BLOCK;
 use crate::columns::{Column, Full};
 use crate::document::{BOM, is_white, too_deep};
 use crate::faults::{Code, Reason};
@@ -86,9 +87,26 @@ fn trimmed(text: &[u8]) -> &[u8] {
     &text[start..]
 }
 
-fn lines_of(body: &[u8]) -> Vec<Event<'_>> {
-    let lines = body.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    lines.filter(|line| !trimmed(line).is_empty()).map(|bytes| Event { bytes, levels: None }).collect()
+fn lines_of(mut body: &[u8]) -> Vec<Event<'_>> {
+    let mut lines = Vec::new();
+    while !body.is_empty() {
+        let end = line_end(body);
+        let line = body[..end].strip_suffix(b"\r").unwrap_or(&body[..end]);
+        if !trimmed(line).is_empty() {
+            lines.push(Event { bytes: line, levels: None });
+        }
+        body = body.get(end + 1..).unwrap_or_default();
+    }
+    lines
+}
+
+/// Where the first line of a text ends.
+fn line_end(text: &[u8]) -> usize {
+    // The compiler makes vectors of this: no byte decides whether the next one is looked at.
+    let holds = |chunk: &[u8]| chunk.iter().fold(false, |found, &byte| found | (byte == b'\n'));
+    let start = text.chunks_exact(BLOCK).take_while(|chunk| !holds(chunk)).count() * BLOCK;
+    let found = text[start..].iter().position(|&byte| byte == b'\n');
+    found.map_or(text.len(), |place| start + place)
 }
 
 /// The events of an array of objects and arrays; others, and arrays that aren't right, are for `items_of`.
