@@ -41,13 +41,12 @@ pub fn decode(values: &BinaryColumn, root: &Fields, options: &Options) -> Result
         unknown: HashMap::new(),
         duplicates: 0,
     };
-    let mut quick = Quick::new(options.max_depth);
-    let literal = !options.latitude.ignore_case && !options.latitude.coerce;
+    let mut quick = Quick::new(options.max_depth, options.latitude);
     for row in 0..rows {
         match values.get(row) {
             None => decoder.null_row()?,
             Some(value) => {
-                if !literal || !decoder.quickly(&mut quick, value, row)? {
+                if !decoder.quickly(&mut quick, value, row)? {
                     decoder.exactly(value, row)?;
                 }
             }

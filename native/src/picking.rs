@@ -166,7 +166,7 @@ impl<'a, 'p> Picker<'a, 'p> {
     #[inline(always)]
     fn branch(&self, at: usize, branch: &Branch) -> Step<(Option<usize>, usize)> {
         if let Some(window) = self.scanner.window(at)
-            && let Some((index, length)) = branch.names.at_window(window, 0)
+            && let Some((index, length)) = branch.names.at_window(window, 0, false)
         {
             return Ok((Some(index), at + length));
         }

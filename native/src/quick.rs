@@ -1,9 +1,10 @@
 //! One pass over an event straight into its columns: the quick way, taken by every row first.
 //!
 //! It gives up (`Stop::Bail`) at whatever is wrong or unusual: duplicate keys, escapes in keys, a byte order mark, a value of another
-//! kind. What it has appended until then is the caller's to take back, and `judge` decides.
+//! kind, unless that is allowed. What it has appended until then is the caller's to take back, and `judge` decides.
 
 use crate::columns::{Column, Entries, Stop};
+use crate::judge::Latitude;
 use crate::numbers;
 use crate::scan::{Bail, Scanner, Step, is_utf8};
 use crate::schema::{Fields, Kind, Leaf, Node, Only};
@@ -19,14 +20,15 @@ pub struct Unknown {
 /// The decoder of one column of events after the other.
 pub struct Quick<'a> {
     scanner: Scanner<'a>,
+    latitude: Latitude,
     pub unknown: Vec<Unknown>,
     /// Whether there is any field that the schema lacks.
     pub strange: bool,
 }
 
 impl<'a> Quick<'a> {
-    pub fn new(max_depth: usize) -> Quick<'a> {
-        Quick { scanner: Scanner::new(max_depth), unknown: Vec::new(), strange: false }
+    pub fn new(max_depth: usize, latitude: Latitude) -> Quick<'a> {
+        Quick { scanner: Scanner::new(max_depth), latitude, unknown: Vec::new(), strange: false }
     }
 
     /// Append an event to the columns, which have `row` values.
@@ -90,7 +92,7 @@ impl<'a> Quick<'a> {
     #[inline(always)]
     fn field(&mut self, at: usize, fields: &Fields, expected: usize) -> Step<(Option<usize>, usize)> {
         if let Some(window) = self.scanner.window(at)
-            && let Some((index, length)) = fields.names.at_window(window, expected)
+            && let Some((index, length)) = fields.names.at_window(window, expected, self.latitude.ignore_case)
         {
             return Ok((Some(index), at + length));
         }
@@ -100,7 +102,8 @@ impl<'a> Quick<'a> {
     fn any_field(&mut self, at: usize, fields: &Fields) -> Step<(Option<usize>, usize)> {
         let end = self.scanner.plain_string(at)?;
         let name = std::str::from_utf8(&self.scanner.text[at..end]).map_err(|_| Bail)?;
-        match fields.named(name) {
+        let found = if self.latitude.ignore_case { fields.named_without_case(name) } else { fields.named(name) };
+        match found {
             Some(index) => Ok((Some(index), self.scanner.colon(end + 1)?)),
             None => Ok((None, end)),
         }
@@ -130,6 +133,11 @@ impl<'a> Quick<'a> {
         }
         let length = column.len();
         let end = match &node.kind {
+            Kind::Leaf(Leaf::Text) if self.latitude.coerce && self.scanner.peek(at) != b'"' => {
+                let end = self.scanner.skip::<true>(at)?;
+                column.text().push(&self.scanner.text[at..end])?;
+                end
+            }
             Kind::Leaf(Leaf::Text) => {
                 let text = column.text();
                 let end = self.scanner.string(self.scanner.demand(at, b'"')?, &mut text.bytes)?;
@@ -137,14 +145,16 @@ impl<'a> Quick<'a> {
                 end
             }
             Kind::Leaf(Leaf::Integer { bits }) => {
-                let (value, end) = self.integer(at, *bits)?;
+                let start = self.unquoted(at);
+                let (value, end) = self.integer(start, *bits)?;
                 column.integers().push(value);
-                end
+                self.close(end, start > at)?
             }
             Kind::Leaf(Leaf::Double) => {
-                let (value, end) = self.double(at)?;
+                let start = self.unquoted(at);
+                let (value, end) = self.double(start)?;
                 column.doubles().push(value);
-                end
+                self.close(end, start > at)?
             }
             Kind::Struct(fields) => self.members(self.scanner.demand(at, b'{')?, fields, column.members(), length)?,
             Kind::List(item) => {
@@ -166,15 +176,17 @@ impl<'a> Quick<'a> {
                 end
             }
             Kind::Leaf(Leaf::Epoch { power }) => {
-                let (value, end) = self.epoch(at, *power)?;
+                let start = self.unquoted(at);
+                let (value, end) = self.epoch(start, *power)?;
                 column.integers().push(value);
-                end
+                self.close(end, start > at)?
             }
             Kind::Leaf(Leaf::Decimal { precision, scale }) => {
-                let end = self.scanner.number(at)?;
-                let text = &self.scanner.text[at..end];
+                let start = self.unquoted(at);
+                let end = self.scanner.number(start)?;
+                let text = &self.scanner.text[start..end];
                 column.decimals().push(numbers::decimal(text, *precision, *scale).map_err(|_| Bail)?);
-                end
+                self.close(end, start > at)?
             }
             Kind::Leaf(leaf @ (Leaf::Timestamp | Leaf::Date | Leaf::Time | Leaf::DecimalText { .. })) => {
                 let start = self.scanner.demand(at, b'"')?;
@@ -239,6 +251,18 @@ impl<'a> Quick<'a> {
         }
         self.scanner.depth -= 1;
         Ok(at + 1)
+    }
+
+    /// Where a number begins; behind a quote, where the text of a number will do.
+    #[inline(always)]
+    fn unquoted(&self, at: usize) -> usize {
+        at + usize::from(self.latitude.coerce && self.scanner.peek(at) == b'"')
+    }
+
+    /// The end of a number, and of the string it may be in.
+    #[inline(always)]
+    fn close(&self, end: usize, quoted: bool) -> Step<usize> {
+        if quoted { self.scanner.demand(end, b'"') } else { Ok(end) }
     }
 
     /// Go on with a number whose first digits make `value`; what they make with the next ones, unless they are too many, and where

@@ -110,6 +110,8 @@ impl Fields {
 pub struct Names {
     names: Vec<String>,
     keys: Vec<Key>,
+    /// As they stand in either case; none for a name that differs from another in case alone.
+    loose_keys: Vec<Key>,
     by_name: HashMap<String, usize>,
 }
 
@@ -122,10 +124,14 @@ struct Key {
 }
 
 impl Key {
+    fn never() -> Key {
+        Key { pattern: 1, mask: 0, length: 0 }
+    }
+
     fn new(name: &str) -> Key {
         let plain = name.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
         if name.len() + 2 > WINDOW || !plain {
-            return Key { pattern: 1, mask: 0, length: 0 };
+            return Key::never();
         }
         let mut pattern = [0; WINDOW];
         let mut mask = [0; WINDOW];
@@ -133,6 +139,22 @@ impl Key {
         pattern[name.len()..name.len() + 2].copy_from_slice(b"\":");
         mask[..name.len() + 2].fill(0xff);
         Key { pattern: u128::from_le_bytes(pattern), mask: u128::from_le_bytes(mask), length: name.len() + 2 }
+    }
+
+    /// A key that stands for the name in either case.
+    fn loose(name: &str) -> Key {
+        let mut key = Key::new(name);
+        if !name.is_ascii() {
+            return Key::never();
+        }
+        let (mut pattern, mut mask) = (key.pattern.to_le_bytes(), key.mask.to_le_bytes());
+        for place in (0..key.length).filter(|&place| pattern[place].is_ascii_alphabetic()) {
+            // The bit by which a small letter differs from its capital.
+            pattern[place] &= !0x20;
+            mask[place] &= !0x20;
+        }
+        (key.pattern, key.mask) = (u128::from_le_bytes(pattern), u128::from_le_bytes(mask));
+        key
     }
 
     #[inline(always)]
@@ -147,8 +169,14 @@ const FEW: usize = 12;
 impl Names {
     pub fn new(names: Vec<String>) -> Names {
         let keys = names.iter().map(|name| Key::new(name)).collect();
+        let mut folded: HashMap<String, usize> = HashMap::new();
+        for name in &names {
+            *folded.entry(name.to_lowercase()).or_default() += 1;
+        }
+        let loose = |name: &String| if folded[&name.to_lowercase()] == 1 { Key::loose(name) } else { Key::never() };
+        let loose_keys = names.iter().map(loose).collect();
         let by_name = names.iter().enumerate().map(|(index, name)| (name.clone(), index)).collect();
-        Names { names, keys, by_name }
+        Names { names, keys, loose_keys, by_name }
     }
 
     pub fn find(&self, name: &str) -> Option<usize> {
@@ -159,19 +187,25 @@ impl Names {
     }
 
     /// The name that stands at the start of a window with its quote and colon, and the length of all that; tried first is the one
-    /// `expected`, then, of few, all.
+    /// `expected`, then, of few, all. With `ignore_case`, a name in another case is found, too.
     #[inline(always)]
-    pub fn at_window(&self, window: &[u8; WINDOW], expected: usize) -> Option<(usize, usize)> {
+    pub fn at_window(
+        &self,
+        window: &[u8; WINDOW],
+        expected: usize,
+        ignore_case: bool,
+    ) -> Option<(usize, usize)> {
         let window = u128::from_le_bytes(*window);
-        let likely = self.keys.get(expected)?;
+        let keys = if ignore_case { &self.loose_keys } else { &self.keys };
+        let likely = keys.get(expected)?;
         if likely.stands_in(window) {
             return Some((expected, likely.length));
         }
-        if self.keys.len() > FEW {
+        if keys.len() > FEW {
             return None;
         }
-        let found = self.keys.iter().position(|key| key.stands_in(window))?;
-        Some((found, self.keys[found].length))
+        let found = keys.iter().position(|key| key.stands_in(window))?;
+        Some((found, keys[found].length))
     }
 }
 

@@ -99,7 +99,7 @@ def decode(
     """Decode a column of JSON objects by a schema.
 
     A row that fails is null in all columns and one entry in the errors; no other row moves. A null value (a tombstone) is a null
-    row without an error. For the options see `Reading`; with `ignore_case` or `coerce` every row goes the slow way.
+    row without an error. For the options see `Reading`; in plain Python, `ignore_case` and `coerce` send every row the slow way.
     """
     reading = Reading(rest=rest, max_depth=max_depth, ignore_case=ignore_case, coerce=coerce)
     return engine().decode(plan_for(schema), as_binary(values), reading)
