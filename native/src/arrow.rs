@@ -11,17 +11,19 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyCapsuleMethods, PyTuple};
 
+use crate::views::{Foreign, malformed};
+
 /// `struct ArrowArray`.
 #[repr(C)]
 pub struct Array {
-    length: i64,
-    null_count: i64,
-    offset: i64,
-    n_buffers: i64,
-    n_children: i64,
-    buffers: *mut *const c_void,
-    children: *mut *mut Array,
-    dictionary: *mut Array,
+    pub length: i64,
+    pub null_count: i64,
+    pub offset: i64,
+    pub n_buffers: i64,
+    pub n_children: i64,
+    pub buffers: *mut *const c_void,
+    pub children: *mut *mut Array,
+    pub dictionary: *mut Array,
     release: Option<unsafe extern "C" fn(*mut Array)>,
     private_data: *mut c_void,
 }
@@ -29,16 +31,16 @@ pub struct Array {
 // SAFETY: what an array points to is owned by it alone and not bound to a thread (`Buffer` and `Held` are `Send`).
 unsafe impl Send for Array {}
 
-/// `struct ArrowSchema`, of which only the format is read.
+/// `struct ArrowSchema`, of which format, children and dictionary are read.
 #[repr(C)]
-struct Schema {
-    format: *const c_char,
+pub struct Schema {
+    pub format: *const c_char,
     name: *const c_char,
     metadata: *const c_char,
     flags: i64,
-    n_children: i64,
-    children: *mut *mut Schema,
-    dictionary: *mut Schema,
+    pub n_children: i64,
+    pub children: *mut *mut Schema,
+    pub dictionary: *mut Schema,
     release: Option<unsafe extern "C" fn(*mut Schema)>,
     private_data: *mut c_void,
 }
@@ -149,6 +151,20 @@ impl<'py> Imported<'py> {
         let pair = column.call_method0("__arrow_c_array__")?.cast_into::<PyTuple>()?;
         let (schema, array) = pair.extract::<(Bound<'py, PyCapsule>, Bound<'py, PyCapsule>)>()?;
         Ok(Imported { schema, array })
+    }
+
+    /// The column, whatever its type.
+    pub fn foreign(&self) -> PyResult<Foreign<'_>> {
+        let schema = self.schema.pointer_checked(Some(c"arrow_schema"))?.cast::<Schema>();
+        let array = self.array.pointer_checked(Some(c"arrow_array"))?.cast::<Array>();
+        // SAFETY: capsules of these names hold these structs (Arrow PyCapsule interface), of one type and alive as long as the
+        // capsules, which `self` holds.
+        let (schema, array) = unsafe { (schema.as_ref(), array.as_ref()) };
+        if array.release.is_none() {
+            return Err(malformed());
+        }
+        // SAFETY: as above; the array isn't released.
+        unsafe { Foreign::new(schema, array) }
     }
 
     /// The column, if it is one of binary values.

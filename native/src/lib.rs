@@ -7,6 +7,7 @@ mod blocks;
 mod columns;
 mod decoding;
 mod document;
+mod encoding;
 mod faults;
 mod finding;
 mod judge;
@@ -19,6 +20,8 @@ mod schema;
 mod splitting;
 mod sweep;
 mod times;
+mod views;
+mod writing;
 
 use pyo3::exceptions::{PyOverflowError, PyRecursionError, PyValueError};
 use pyo3::prelude::*;
@@ -26,6 +29,7 @@ use pyo3::types::PyCapsule;
 
 use crate::arrow::Imported;
 use crate::columns::Full;
+use crate::encoding::{Form, Stop};
 use crate::judge::Latitude;
 use crate::picking::Paths;
 use crate::schema::Plan;
@@ -105,6 +109,29 @@ fn split<'py>(
     Ok((cut.values.into_capsule(py)?, faults.collect(), cut.validated))
 }
 
+/// Write columns as JSON, one text a row, by a form (`milkrun.encoding.forms`) that is of their type.
+///
+/// Returns the texts as a capsule of a column of binary values, or the first value that JSON has no text for: its row, its path, and
+/// what is wrong with it.
+#[pyfunction]
+#[allow(clippy::type_complexity)]
+fn encode<'py>(
+    py: Python<'py>,
+    form: Form,
+    values: &Bound<'py, PyAny>,
+) -> PyResult<(Option<Capsule<'py>>, Option<(usize, String, &'static str)>)> {
+    let imported = Imported::new(values)?;
+    let values = imported.foreign()?;
+    let column = encoding::Column::new(&form, &values)?;
+    match py.detach(|| encoding::encode(&column, values.length)) {
+        Ok(texts) => Ok((Some(texts.into_capsule(py)?), None)),
+        Err((row, Stop::Unfit { path, what })) => Ok((None, Some((row, path.to_owned(), what)))),
+        Err((_, Stop::Full)) => {
+            Err(PyOverflowError::new_err("the texts would be more than 2 GiB; encode fewer rows at once"))
+        }
+    }
+}
+
 #[pymodule]
 fn milkrun_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTERFACE", INTERFACE)?;
@@ -112,6 +139,7 @@ fn milkrun_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Plan>()?;
     module.add_class::<Paths>()?;
     module.add_function(wrap_pyfunction!(decode, module)?)?;
+    module.add_function(wrap_pyfunction!(encode, module)?)?;
     module.add_function(wrap_pyfunction!(pick, module)?)?;
     module.add_function(wrap_pyfunction!(split, module)?)?;
     Ok(())

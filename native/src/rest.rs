@@ -6,6 +6,7 @@
 use crate::document::{Document, ROOT, Type};
 use crate::judge::Latitude;
 use crate::schema::{Fields, Kind, Node};
+use crate::writing::string;
 
 /// Append the object of the fields that the schema lacks; nothing where there are none. Whether there are any.
 pub fn append(document: &Document, root: &Fields, latitude: Latitude, out: &mut Vec<u8>) -> bool {
@@ -71,7 +72,7 @@ impl<'o> Members<'o> {
     fn member(&mut self, name: &str, value: impl FnOnce(&mut Vec<u8>) -> bool) {
         let before = self.out.len();
         self.out.push(if self.any { b',' } else { b'{' });
-        write_string(name, self.out);
+        string(name.as_bytes(), self.out);
         self.out.push(b':');
         if value(self.out) {
             self.any = true;
@@ -88,27 +89,4 @@ impl<'o> Members<'o> {
         }
         self.any
     }
-}
-
-/// Append a string as JSON, escaping only what must be.
-pub fn write_string(text: &str, out: &mut Vec<u8>) {
-    const HEXADECIMAL: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    for byte in text.bytes() {
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            8 => out.extend_from_slice(b"\\b"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            12 => out.extend_from_slice(b"\\f"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            0..0x20 => {
-                out.extend_from_slice(b"\\u00");
-                out.extend([HEXADECIMAL[usize::from(byte >> 4)], HEXADECIMAL[usize::from(byte & 15)]]);
-            }
-            _ => out.push(byte),
-        }
-    }
-    out.push(b'"');
 }

@@ -2,7 +2,8 @@
 //!
 //! Years 0001 to 9999 in UTC; second 60 is refused; digits of a fraction beyond microseconds are cut off.
 
-const DAY: i64 = 86_400_000_000;
+/// Microseconds of a day.
+pub const DAY: i64 = 86_400_000_000;
 
 /// The first and last microsecond, since 1970, of what a timestamp may be.
 pub const FIRST: i64 = -719_162 * DAY;

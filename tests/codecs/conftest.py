@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from milkrun.codecs.json.engine import VARIABLE, engine
-from tests.codecs.engines import ENGINES, need_native
+from milkrun.compiled import VARIABLE
+from tests.codecs.engines import ENGINES, forget_engine, need_native
 
 
 @pytest.fixture(params=ENGINES, scope="module")
@@ -17,6 +17,6 @@ def each_engine(request: pytest.FixtureRequest) -> Iterator[None]:
         need_native()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, request.param)
-        engine.cache_clear()
+        forget_engine()
         yield
-    engine.cache_clear()
+    forget_engine()

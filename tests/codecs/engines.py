@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from functools import cache
 
+from milkrun.codecs.json import engine
 from milkrun.codecs.json.native import NativeEngine
+from milkrun.compiled import compiled, load
 from tests.needs import require
 
 ENGINES = ("python", "native")
@@ -16,7 +18,7 @@ ENGINES = ("python", "native")
 @cache
 def _native() -> NativeEngine | None:
     try:
-        return NativeEngine()
+        return NativeEngine(load())
     except ImportError:
         return None
 
@@ -27,3 +29,9 @@ def need_native() -> NativeEngine:
     require("milkrun-native isn't installed, or is another version's: make native", native is not None)
     assert native is not None
     return native
+
+
+def forget_engine() -> None:
+    """Have the choice of this process made anew."""
+    compiled.cache_clear()
+    engine.cache_clear()

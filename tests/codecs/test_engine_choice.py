@@ -9,18 +9,19 @@ from types import ModuleType
 import pytest
 
 from milkrun.codecs.json import engine
-from milkrun.codecs.json.engine import COST, VARIABLE
+from milkrun.codecs.json.engine import COST
+from milkrun.compiled import VARIABLE
 from milkrun.model.errors import ConfigError
-from tests.codecs.engines import need_native
+from tests.codecs.engines import forget_engine, need_native
 
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The choice isn't made yet, and nothing asks for an engine."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    engine.cache_clear()
+    forget_engine()
     yield
-    engine.cache_clear()
+    forget_engine()
 
 
 def test_native_where_it_is_installed() -> None:
@@ -33,7 +34,7 @@ def test_python_where_it_isnt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine().name == "python"
     assert COST in engine().note
     monkeypatch.setenv(VARIABLE, "native")
-    engine.cache_clear()
+    forget_engine()
     with pytest.raises(ConfigError, match="asks for milkrun-native"):
         engine()
 
@@ -50,6 +51,6 @@ def test_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "python")
     assert engine().name == "python"
     monkeypatch.setenv(VARIABLE, "fast")
-    engine.cache_clear()
+    forget_engine()
     with pytest.raises(ConfigError, match="is 'fast'"):
         engine()

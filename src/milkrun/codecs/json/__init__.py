@@ -1,4 +1,4 @@
-"""JSON: typed columns from a column of texts, scalars at paths, inferred schemas, checks against JSON Schema, bodies split.
+"""JSON: typed columns from a column of texts and back, scalars at paths, inferred schemas, checks against JSON Schema, bodies split.
 
 What is accepted and what not is the same for every engine and stands, case by case, in `tests/codecs/json_cases.py`.
 """
@@ -13,6 +13,7 @@ from milkrun.codecs.json.picking import Picked
 from milkrun.codecs.json.reading import MAX_DEPTH
 from milkrun.codecs.json.splitting import Split
 from milkrun.codecs.json.validation import Validator
+from milkrun.encoding import Writing, encode
 
 __all__ = [
     "ERRORS_SCHEMA",
@@ -23,8 +24,10 @@ __all__ = [
     "Picked",
     "Split",
     "Validator",
+    "Writing",
     "check_schema",
     "decode",
+    "encode",
     "engine",
     "grown",
     "incompatibilities",

@@ -1,11 +1,10 @@
 """Which code reads JSON: the compiled package `milkrun-native` where it is installed and fits, else plain Python.
 
-Both give the same answers; what differs is the processor time. The choice is made once a process, when it is first asked for.
+Both give the same answers; what differs is the processor time. `milkrun.compiled` makes the choice, once a process.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -20,11 +19,9 @@ from milkrun.codecs.json.plan import Plan, plan_for
 from milkrun.codecs.json.reading import MAX_DEPTH, Reading
 from milkrun.codecs.json.screen import as_binary
 from milkrun.codecs.json.splitting import Split
-from milkrun.model.errors import ConfigError, Refused
+from milkrun.compiled import compiled
+from milkrun.model.errors import Refused
 from milkrun.model.schema import EventSchema
-
-VARIABLE = "MILKRUN_JSON_ENGINE"
-"""Environment variable that names the engine; unset, the better one that is there."""
 
 COST = "in plain Python, decoding takes about 20 times the processor time"
 """Measured on nested events of 870 bytes: `make bench ARGS='--only json-decode'`."""
@@ -73,18 +70,8 @@ class PythonEngine:
 @lru_cache(maxsize=1)
 def engine() -> Engine:
     """The engine of this process. Raises ConfigError where the environment names one that isn't there."""
-    wanted = os.environ.get(VARIABLE, "")
-    if wanted not in ("", "native", "python"):
-        raise ConfigError(f"{VARIABLE} is {wanted!r}", "set it to native or python, or not at all")
-    if wanted == "python":
-        return PythonEngine(f"{VARIABLE} asks for it")
-    try:
-        return NativeEngine()
-    except ImportError as error:
-        if wanted == "native":
-            raise ConfigError(f"{VARIABLE} asks for milkrun-native: {error}", "install it") from error
-        missing = isinstance(error, ModuleNotFoundError)
-        return PythonEngine("milkrun-native isn't installed" if missing else str(error))
+    module, reason = compiled()
+    return PythonEngine(reason) if module is None else NativeEngine(module)
 
 
 def decode(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib import import_module
+from types import ModuleType
 from typing import Protocol, cast
 
 import pyarrow as pa
@@ -20,10 +20,8 @@ from milkrun.codecs.json.plan import Node, Path, Plan, Shape
 from milkrun.codecs.json.reading import Reading
 from milkrun.codecs.json.rest import rest_name
 from milkrun.codecs.json.splitting import Split, no_array, too_deep
+from milkrun.compiled import Exported
 from milkrun.model.schema import json_field
-
-INTERFACE = 2
-"""What of the package this module speaks to; it grows with each change of either."""
 
 
 class _Plan(Protocol):
@@ -36,9 +34,6 @@ class _Paths(Protocol):
 
 class _Module(Protocol):
     """What the package offers; its documentation stands there."""
-
-    INTERFACE: int
-    __version__: str
 
     def Plan(self, root: object) -> _Plan: ...
 
@@ -65,18 +60,13 @@ class _Module(Protocol):
 
 
 class NativeEngine:
-    """The engine by the package. Raises ImportError where it isn't installed, or speaks another interface."""
+    """The engine by the package, which `milkrun.compiled` has loaded."""
 
     name = "native"
     note = ""
 
-    def __init__(self) -> None:
-        self._module = cast(_Module, import_module("milkrun_native"))
-        if self._module.INTERFACE != INTERFACE:
-            raise ImportError(
-                f"milkrun-native {self._module.__version__} speaks interface {self._module.INTERFACE}, "
-                f"this Milkrun {INTERFACE}: install the two of the same release"
-            )
+    def __init__(self, module: ModuleType) -> None:
+        self._module = cast(_Module, module)
         self._compiled = lru_cache(maxsize=256)(self._compile)
         self._paths = lru_cache(maxsize=256)(self._module.Paths)
 
@@ -116,7 +106,7 @@ class NativeEngine:
     ) -> Picked:
         """Scalars at paths."""
         columns, errors = self._module.pick(self._paths(paths), values, max_depth, validated=validated)
-        strings = [pa.array(_Exported(pa.string(), column)) for column in columns]
+        strings = [pa.array(Exported(pa.string(), column)) for column in columns]
         return Picked(strings, _batch(errors, ERRORS_SCHEMA))
 
     def split(self, body: bytes, *, lines: bool, max_event_bytes: int, max_depth: int) -> Split:
@@ -127,22 +117,11 @@ class NativeEngine:
             raise too_deep(max_depth) from None
         except ValueError:
             raise no_array() from None
-        return Split(pa.array(_Exported(pa.binary(), values)), faults, validated)
-
-
-class _Exported:
-    """An array of the package together with its type, as Arrow takes them."""
-
-    def __init__(self, schema: pa.Schema | pa.DataType, capsule: object) -> None:
-        self._schema = schema
-        self._capsule = capsule
-
-    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
-        return self._schema.__arrow_c_schema__(), self._capsule
+        return Split(pa.array(Exported(pa.binary(), values)), faults, validated)
 
 
 def _batch(capsule: object, schema: pa.Schema) -> pa.RecordBatch:
-    return pa.record_batch(_Exported(schema, capsule))
+    return pa.record_batch(Exported(schema, capsule))
 
 
 def _passes(node: Node) -> bool:
