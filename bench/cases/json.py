@@ -1,4 +1,4 @@
-"""JSON to typed columns, in memory: our engines beside DuckDB's own functions over the same column of texts, on one thread."""
+"""JSON to typed columns and back, in memory: our engines beside DuckDB's own functions over the same columns, on one thread."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from milkrun.codecs.json import Engine, engine, infer, pick, split
 from milkrun.codecs.json.engine import PythonEngine
 from milkrun.codecs.json.plan import plan_for
 from milkrun.codecs.json.reading import Reading
+from milkrun.compiled import compiled
+from milkrun.encoding.encoder import encode_by
 from milkrun.model.schema import EventSchema
 
 ROWS = 8_192
@@ -57,6 +59,37 @@ def duckdb_columns(work: Work) -> Measured:
             query = f"SELECT from_json(value, '{shape}') FROM events WHERE json_valid(value)"
             rows += connection.sql(query).to_arrow_table().num_rows
     _expect(rows, work.events - len(range(0, work.events, BAD_EVERY)))
+    return watch.measured(work.events)
+
+
+def _typed(count: int) -> list[pa.RecordBatch]:
+    """The events as typed columns."""
+    bodies = list(events(count))
+    plan = plan_for(infer(pa.array(bodies[:SAMPLE], pa.binary())))
+    values = (pa.array(bodies[start : start + ROWS], pa.binary()) for start in range(0, count, ROWS))
+    return [engine().decode(plan, column, Reading()).columns for column in values]
+
+
+def encode_columns(work: Work) -> Measured:
+    """Ours: by the engine that Milkrun chooses here, or with the option `python` by the plain-Python one."""
+    batches = _typed(work.events)
+    module = None if work.options.get("python") else compiled()[0]
+    with Stopwatch() as watch:
+        texts = [encode_by(module, batch) for batch in batches]
+    _expect(sum(len(column) - column.null_count for column in texts), work.events)
+    return watch.measured(work.events, extra={"engine": "native" if module else "python"})
+
+
+def duckdb_texts(work: Work) -> Measured:
+    """The reference: `to_json` of whole rows."""
+    tables = [pa.Table.from_batches([batch]) for batch in _typed(work.events)]
+    connection = duckdb.connect(config={"threads": 1})
+    rows = 0
+    with Stopwatch() as watch:
+        for table in tables:
+            connection.register("events", table)
+            rows += connection.sql("SELECT to_json(events) FROM events").to_arrow_table().num_rows
+    _expect(rows, work.events)
     return watch.measured(work.events)
 
 

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use crate::arrow::Array;
 use crate::columns::{Column as Texts, Full};
 use crate::document::{Document, ROOT, Type};
+use crate::short::Piece;
 use crate::views::{Bits, Foreign, Offsets, Strings, malformed};
 use crate::writing;
 
@@ -78,6 +79,7 @@ pub fn encode<'a>(column: &Column<'a>, rows: usize) -> Result<Array, (usize, Sto
 /// A column ready to be written.
 pub struct Column<'a> {
     form: &'a Form,
+    key: Piece,
     validity: Option<Bits<'a>>,
     source: Source<'a>,
 }
@@ -205,7 +207,7 @@ impl<'a> Column<'a> {
             }
             None => source(form, column)?,
         };
-        Ok(Column { form, validity: column.validity()?, source })
+        Ok(Column { form, key: Piece::new(form.key.as_bytes()), validity: column.validity()?, source })
     }
 
     #[inline(always)]
@@ -271,11 +273,11 @@ impl<'a> Column<'a> {
     fn members(&self, row: usize, members: &[Column<'a>], out: &mut Vec<u8>) -> Step<'a> {
         for member in members {
             if !member.is_null(row) {
-                out.extend_from_slice(member.form.key.as_bytes());
+                member.key.append(out);
                 member.write(row, out)?;
                 out.push(b',');
             } else if self.form.nulls {
-                out.extend_from_slice(member.form.key.as_bytes());
+                member.key.append(out);
                 out.extend_from_slice(b"null,");
             }
         }
@@ -352,7 +354,7 @@ impl<'a> Column<'a> {
             let below = more.iter().copied().find(|&other| document.key(other) == member.form.name.as_str());
             match below {
                 Some(below) if !member.is_null(row) => {
-                    out.extend_from_slice(member.form.key.as_bytes());
+                    member.key.append(out);
                     member.with_rest(row, document, below, out)?;
                     out.push(b',');
                 }

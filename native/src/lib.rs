@@ -17,6 +17,7 @@ mod quick;
 mod rest;
 mod scan;
 mod schema;
+mod short;
 mod splitting;
 mod sweep;
 mod times;
@@ -36,7 +37,7 @@ use crate::schema::Plan;
 use crate::splitting::Uncut;
 
 /// Grows with every change of what Python and this module say to each other.
-const INTERFACE: u32 = 2;
+const INTERFACE: u32 = 3;
 
 type Capsule<'py> = Bound<'py, PyCapsule>;
 

@@ -2,43 +2,62 @@
 //!
 //! Mirrors `milkrun.encoding.python` to the byte.
 
+use crate::short;
 use crate::times::DAY;
 
 /// Append a string as JSON, escaping only what must be (RFC 8259, section 7).
 #[inline(always)]
 pub fn string(text: &[u8], out: &mut Vec<u8>) {
-    out.reserve(text.len() + 2);
     out.push(b'"');
-    let mut rest = text;
-    loop {
-        let plain = plain_length(rest);
-        out.extend_from_slice(&rest[..plain]);
-        match rest.get(plain) {
-            Some(&byte) => escape(byte, out),
-            None => break,
-        }
-        rest = &rest[plain + 1..];
+    if is_plain(text) {
+        short::append(text, out);
+    } else {
+        escaped(text, out);
     }
     out.push(b'"');
 }
 
-/// How many bytes there are before the first that has to be escaped.
+/// Whether nothing has to be escaped.
 #[inline(always)]
-fn plain_length(text: &[u8]) -> usize {
-    const LANES: usize = 16;
-    let special = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\');
-    let mut start = 0;
-    // A block's bytes are looked at all together, which compilers turn into a few instructions.
-    while let Some(block) = text[start..].first_chunk::<LANES>() {
-        if block.iter().fold(false, |any, &byte| any | special(byte)) {
-            break;
-        }
-        start += LANES;
+fn is_plain(text: &[u8]) -> bool {
+    if let Some(&last) = text.last_chunk::<8>() {
+        let (words, _) = text.as_chunks::<8>();
+        return !words
+            .iter()
+            .fold(special(u64::from_le_bytes(last)), |any, &word| any | special(u64::from_le_bytes(word)));
     }
-    text[start..].iter().position(|&byte| special(byte)).map_or(text.len(), |place| start + place)
+    if let (Some(&first), Some(&last)) = (text.first_chunk::<4>(), text.last_chunk::<4>()) {
+        return !special(u64::from(u32::from_le_bytes(first)) << 32 | u64::from(u32::from_le_bytes(last)));
+    }
+    text.iter().all(|&byte| !is_special(byte))
 }
 
-#[cold]
+/// Whether any of eight bytes has to be escaped. A byte's highest bit tells, and may be wrong only above one that is right.
+#[inline(always)]
+fn special(word: u64) -> bool {
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGHEST: u64 = ONES << 7;
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word;
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    (control | zero(word ^ (ONES * b'"' as u64)) | zero(word ^ (ONES * b'\\' as u64))) & HIGHEST != 0
+}
+
+#[inline(always)]
+fn is_special(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+#[inline(never)]
+fn escaped(text: &[u8], out: &mut Vec<u8>) {
+    let mut rest = text;
+    while let Some(place) = rest.iter().position(|&byte| is_special(byte)) {
+        out.extend_from_slice(&rest[..place]);
+        escape(rest[place], out);
+        rest = &rest[place + 1..];
+    }
+    out.extend_from_slice(rest);
+}
+
 fn escape(byte: u8, out: &mut Vec<u8>) {
     const HEXADECIMAL: &[u8; 16] = b"0123456789abcdef";
     let short = match byte {
@@ -98,7 +117,7 @@ pub fn floating<T: Floating>(value: T, java: bool, out: &mut Vec<u8>) {
     // Where all agree: with a point and without an exponent.
     let agreed = if java { (1e-3..1e7).contains(&size) } else { (1e-4..1e15).contains(&size) };
     if agreed || size == 0.0 {
-        out.extend_from_slice(text.as_bytes());
+        short::append(text.as_bytes(), out);
     } else if java && size < T::PRECISE && Digits::of(text).used == 1 {
         // Java looks for the nearest number of two digits where one would do: 4.9E-324.
         Digits::of(&format!("{number:.1e}")).java(out);
@@ -207,7 +226,7 @@ fn zeros(count: usize, out: &mut Vec<u8>) {
 
 #[inline(always)]
 pub fn integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
-    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    short::append(itoa::Buffer::new().format(value).as_bytes(), out);
 }
 
 /// A decimal: the bytes of its digits as one integer, lowest first, in two's complement, of which `scale` are after the point.

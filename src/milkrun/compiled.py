@@ -17,7 +17,7 @@ from milkrun.model.errors import ConfigError
 VARIABLE = "MILKRUN_JSON_ENGINE"
 """Environment variable that names the engine, `native` or `python`; unset, the compiled one where it is there."""
 
-INTERFACE = 2
+INTERFACE = 3
 """What of the package Milkrun speaks to; it grows with each change of either."""
 
 

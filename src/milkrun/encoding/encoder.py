@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pyarrow as pa
 
 from milkrun.compiled import compiled
@@ -23,9 +25,15 @@ def encode(values: pa.RecordBatch | pa.Array, writing: Writing = PLAINLY) -> pa.
     Refused where JSON has no such values: bytes (but for ksqlDB), types that aren't named here, years outside 1 to 9999, times beyond a
     day; for the latter the row is named. Raises OverflowError where the texts are more than 2 GiB together.
     """
+    return encode_by(compiled()[0], values, writing)
+
+
+def encode_by(
+    module: ModuleType | None, values: pa.RecordBatch | pa.Array, writing: Writing = PLAINLY
+) -> pa.BinaryArray:
+    """As `encode`, by the compiled package, or without one in plain Python."""
     array = values.to_struct_array() if isinstance(values, pa.RecordBatch) else values
     form = form_of(pa.field("", array.type), writing)
-    module, _ = compiled()
     try:
         if module is not None:
             return native.encode(module, array, form)
