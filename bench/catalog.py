@@ -113,6 +113,19 @@ def _replay(sink: str, tier: str) -> Bench:
     )
 
 
+def _path(name: str, function: str) -> Bench:
+    return Bench(
+        name,
+        Run(f"bench.cases.path:{function}"),
+        300_000,
+        8_000,
+        Run("bench.cases.path:duckdb_copy"),
+        "DuckDB COPY from NDJSON",
+        inputs=Run("bench.cases.path:prepare_types"),
+        connectors=("files", "parquet"),
+    )
+
+
 def _latency(rate: int) -> Bench:
     return Bench(
         f"latency-{rate}",
@@ -250,6 +263,8 @@ BENCHES = (
         inputs=Run("bench.cases.sinks:prepare"),
         connectors=("http", "duckdb", "parquet"),
     ),
+    _path("bytes-to-parquet", "bytes_to_parquet"),
+    _path("files-to-parquet", "files_to_parquet"),
     _peer("duckdb-parquet", "duckdb_sql:lines_to_parquet", "DuckDB read_json, typed"),
     _peer("duckdb-table", "duckdb_sql:lines_to_table", "DuckDB read_json, typed", "duckdb"),
     _peer("duckdb-from-json", "duckdb_sql:texts_to_parquet", "DuckDB from_json"),

@@ -44,9 +44,11 @@ PIPELINE = "bench"
 WAIT_SECONDS = 120.0
 
 
-def source(connector: str, config: Mapping[str, Any], *, id: str | None = None) -> SourceSpec:
-    """A source of that connector into the topic, deduplicating as it does by default."""
-    return SourceSpec("in", connector, config, RouteSpec(topic=TOPIC, id=id))
+def source(
+    connector: str, config: Mapping[str, Any], *, id: str | None = None, route: RouteSpec | None = None
+) -> SourceSpec:
+    """A source of that connector into the topic unless `route` says otherwise, deduplicating as it does by default."""
+    return SourceSpec("in", connector, config, route or RouteSpec(topic=TOPIC, id=id))
 
 
 def sink(name: str, connector: str, config: Mapping[str, Any], cut: CutSpec | None = None) -> SinkSpec:
@@ -138,7 +140,7 @@ def _counted(log: Log, stage: Stage, party: str | None = None, pipeline: str = P
 
 def await_appended(worker: Worker, log: Log, count: int) -> None:
     """Wait until the topic holds `count` events."""
-    _await(worker, log, lambda: appended(log), count)
+    await_count(worker, log, lambda: appended(log), count)
 
 
 def await_delivered(worker: Worker, log: Log, count: int, *sinks: str, pipeline: str = PIPELINE) -> None:
@@ -148,7 +150,7 @@ def await_delivered(worker: Worker, log: Log, count: int, *sinks: str, pipeline:
         _ = worker.idle
         return min(delivered(log, name, pipeline) for name in sinks)
 
-    _await(worker, log, least, count)
+    await_count(worker, log, least, count)
 
 
 def check_running(worker: Worker) -> None:
@@ -157,7 +159,8 @@ def check_running(worker: Worker) -> None:
         raise RuntimeError(f"a task has failed: {worker.failure or worker.states()}")
 
 
-def _await(worker: Worker, log: Log, reached: Callable[[], int], count: int) -> None:
+def await_count(worker: Worker, log: Log, reached: Callable[[], int], count: int) -> None:
+    """Wait until `reached`, asked whenever the log has changed, gives `count`."""
     deadline = time.monotonic() + WAIT_SECONDS
     version = log.version()
     while (now := reached()) < count:

@@ -18,7 +18,7 @@ from milkrun.model.schema import EventSchema
 from milkrun.model.spec import SchemaSpec
 from milkrun.runtime import topic_schema
 from milkrun.runtime.stores import SCHEMAS
-from milkrun.runtime.topic_schema import SAMPLE_ROWS, TRIES, TopicSchemas
+from milkrun.runtime.topic_schema import SAMPLES, TRIES, TopicSchemas
 from tests.runtime.flows import Shop, body
 
 INTEGER_N = {"type": "object", "properties": {"n": {"type": "integer"}}}
@@ -201,13 +201,18 @@ def test_two_threads_growing_at_once_agree(shop: Shop) -> None:
 
 @pytest.mark.parametrize("late", [{"n": 1.5}, {"n": 1, "late": "x"}, {"n": 1, "o": {"deep": True}}])
 def test_what_shows_only_late_in_a_large_cut_counts_too(shop: Shop, late: dict[str, object]) -> None:
-    many = [body(n=number) for number in range(SAMPLE_ROWS + 10)]
+    many = [body(n=number) for number in range(max(SAMPLES) + 10)]
     all_values = values(*many, body(**late))
     found = schemas(shop).grow("orders", all_values, [])
     assert found.schema.fields.equals(grown(all_values, EventSchema(pa.schema([]))).fields)
 
 
-def test_a_large_cut_of_one_kind_needs_only_its_sample(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("first_late", "samples"), [(None, [250]), (300, [250, 2_000]), (3_000, [250, 2_000, 4_000])]
+)
+def test_a_large_cut_is_inferred_from_no_more_than_it_takes(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, first_late: int | None, samples: list[int]
+) -> None:
     looked_at: list[int] = []
 
     def counting(found: pa.BinaryArray, schema: EventSchema) -> EventSchema:
@@ -215,5 +220,7 @@ def test_a_large_cut_of_one_kind_needs_only_its_sample(shop: Shop, monkeypatch: 
         return grown(found, schema)
 
     monkeypatch.setattr(topic_schema, "grown", counting)
-    schemas(shop).grow("orders", values(*[body(n=number) for number in range(SAMPLE_ROWS * 2)]), [])
-    assert looked_at == [SAMPLE_ROWS]
+    late = {} if first_late is None else {"late": True}
+    many = [body(n=number, **(late if number == first_late else {})) for number in range(4_000)]
+    schemas(shop).grow("orders", values(*many), [])
+    assert looked_at == samples

@@ -39,6 +39,7 @@ class Encoding:
             compression="zstd",
             compression_level=self.level,
             use_dictionary=dictionary_columns(table),
+            write_statistics=statistics_columns(table.schema),
             write_page_checksum=True,
         )
         return sink.getvalue()
@@ -83,6 +84,19 @@ def dictionary_columns(table: pa.Table) -> list[str]:
         for path, leaf in _leaves(field.name, column.combine_chunks())
         if _repeats(leaf)
     ]
+
+
+def statistics_columns(schema: pa.Schema) -> list[str]:
+    """The paths of leaf columns that get least and greatest values: those outside lists, which no reader skips row groups by."""
+    return [path for field in schema for path in _single(field.name, field.type)]
+
+
+def _single(path: str, kind: pa.DataType) -> Iterator[str]:
+    if pa.types.is_struct(kind):
+        for member in kind:
+            yield from _single(f"{path}.{member.name}", member.type)
+    elif not pa.types.is_nested(kind):
+        yield path
 
 
 def _leaves(path: str, array: pa.Array) -> Iterator[tuple[str, pa.Array]]:
