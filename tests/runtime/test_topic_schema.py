@@ -18,7 +18,7 @@ from milkrun.model.schema import EventSchema
 from milkrun.model.spec import SchemaSpec
 from milkrun.runtime import topic_schema
 from milkrun.runtime.stores import SCHEMAS
-from milkrun.runtime.topic_schema import SAMPLES, TRIES, TopicSchemas
+from milkrun.runtime.topic_schema import SAMPLES, TRIES, Fits, TopicSchemas
 from tests.runtime.flows import Shop, body
 
 INTEGER_N = {"type": "object", "properties": {"n": {"type": "integer"}}}
@@ -138,11 +138,11 @@ def test_while_values_are_looked_at_another_may_grow_the_schema(
     """However long it takes: with a lease held meanwhile, two would take it from each other for ever."""
     looked, fitting = [], topic_schema._fitting
 
-    def slow(found: pa.BinaryArray, schema: EventSchema) -> EventSchema:
+    def slow(found: pa.BinaryArray, schema: EventSchema, fits: Fits) -> EventSchema:
         looked.append(len(schema.fields))
         if len(looked) == 1:
             schemas(shop, member="w2/out").grow("orders", values(body(b=1)), [])
-        return fitting(found, schema)
+        return fitting(found, schema, fits)
 
     monkeypatch.setattr(topic_schema, "_fitting", slow)
     version = schemas(shop).grow("orders", values(body(a=1)), [])

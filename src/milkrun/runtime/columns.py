@@ -20,6 +20,8 @@ Rows = npt.NDArray[np.int64]
 def header_values(headers: pa.ListArray, name: str) -> pa.BinaryArray:
     """The last value of the header `name` in each row; null where there is none."""
     flat = headers.flatten()
+    if not len(flat):
+        return pa.nulls(len(headers), pa.binary())
     hits = np.flatnonzero(pc.equal(flat.field("key"), name).to_numpy(zero_copy_only=False))
     rows = headers.value_parent_indices().to_numpy(zero_copy_only=False)[hits]
     picked = np.full(len(headers), -1, np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from milkrun.model.schema import EventSchema
 from milkrun.model.spec import PipelineSpec, SinkSpec
 from milkrun.runtime.paths import parse_path
 from milkrun.runtime.preparing import Filter, Prepared, prepare
@@ -30,13 +31,17 @@ class Decoder:
         """Decode by the newest schema, and grow that until it names all the fields there are; its version, and the events."""
         version = self._schemas.latest(self._topic)
         types = self._types(events)
+        trial = _Trial(events, self._filter)
         first = version.version == 0 and self._grow and self._whole
         if first or self._schemas.lacks(self._topic, types):
-            version = self._schemas.grow(self._topic, events.column("value"), types)
-        prepared = prepare(events, version.schema, self._filter)
+            # What a sink leaves out counts here as well, and the trial doesn't look at that.
+            fits = trial.fits if self._whole else None
+            version = self._schemas.grow(self._topic, events.column("value"), types, fits)
+        prepared = trial.by(version.schema)
         if self._grow and not prepared.unknown <= self._not_growing:
-            version = self._schemas.grow(self._topic, prepared.batch.column("value").combine_chunks(), types)
-            prepared = prepare(events, version.schema, self._filter)
+            values = prepared.batch.column("value").combine_chunks()
+            version = self._schemas.grow(self._topic, values, types)
+            prepared = trial.by(version.schema)
             self._not_growing = prepared.unknown
         return version.version, prepared
 
@@ -51,3 +56,27 @@ class Decoder:
             events.column("value"), events.column("headers"), events.column("key"), [self._type]
         )
         return [name for name in column.unique().to_pylist() if name is not None]
+
+
+class _Trial:
+    """A cut's events on the way to a schema that fits them: decoded once by each that is tried."""
+
+    def __init__(self, events: pa.RecordBatch, filter: Filter) -> None:
+        self._events = events
+        self._filter = filter
+        self._tried: EventSchema | None = None
+        self._prepared: Prepared | None = None
+
+    def by(self, schema: EventSchema) -> Prepared:
+        """The events by the schema."""
+        if self._prepared is None or schema is not self._tried:
+            # What was decoded before is let go first: two cuts' columns would be held otherwise.
+            self._prepared = None
+            self._prepared = prepare(self._events, schema, self._filter)
+            self._tried = schema
+        return self._prepared
+
+    def fits(self, schema: EventSchema) -> bool:
+        """Whether all events decode by the schema, none of their fields left out."""
+        prepared = self.by(schema)
+        return not len(prepared.dead) and not prepared.unknown

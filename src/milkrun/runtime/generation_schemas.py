@@ -17,7 +17,7 @@ from milkrun.model.schema import EventSchema, merge
 from milkrun.model.spec import PipelineSpec
 from milkrun.runtime.generations import party_of
 from milkrun.runtime.stores import party_key
-from milkrun.runtime.topic_schema import DraftSchemas, SchemaVersion, TopicSchemas
+from milkrun.runtime.topic_schema import DraftSchemas, Fits, SchemaVersion, TopicSchemas
 
 
 def schema_scope(pipeline: str, sink: str, generation: int) -> str:
@@ -45,16 +45,21 @@ class GenerationSchemas(TopicSchemas):
         self._first_lineage = DraftSchemas(pipeline.name, pipeline.schema, log)
 
     def _next(
-        self, topic: str, base: SchemaVersion, values: pa.BinaryArray, types: Sequence[str]
+        self,
+        topic: str,
+        base: SchemaVersion,
+        values: pa.BinaryArray,
+        types: Sequence[str],
+        fits: Fits | None,
     ) -> SchemaVersion:
         if base.version:
-            return super()._next(topic, base, values, types)
+            return super()._next(topic, base, values, types, fits)
         known = self._first_lineage.latest(topic)
         if not known.version:
-            return super()._next(topic, base, values, types)
-        declared = super()._next(topic, base, values.slice(0, 0), [*self._names(known), *types])
+            return super()._next(topic, base, values, types, fits)
+        declared = super()._next(topic, base, values.slice(0, 0), [*self._names(known), *types], None)
         seed = replace(base, types=declared.types, schema=_seeded(declared, known))
-        return replace(super()._next(topic, seed, values, types), version=1)
+        return replace(super()._next(topic, seed, values, types, fits), version=1)
 
     def _names(self, known: SchemaVersion) -> list[str]:
         """The event types that went into a schema and are declared still."""

@@ -70,6 +70,8 @@ class Prepared:
         """When the events were received; their timestamps where no header tells it. A producer may have written that header: what
         is no time in it is passed over."""
         texts = as_text(self._header(RECEIVED_HEADER))
+        if texts.null_count == len(texts):
+            return self.batch.column("timestamp")
         usable = pc.match_substring_regex(texts, _MILLISECONDS).fill_null(False)
         stamped = pc.if_else(usable, texts, None).cast(pa.int64()).cast(TIMESTAMP)
         return pa.chunked_array([pc.coalesce(stamped, self.batch.column("timestamp").combine_chunks())])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -29,6 +30,9 @@ SAMPLES = (250, 2_000)
 STEP_ROWS = 8_192
 TRIES = 100
 TRY_SECONDS = 0.02
+
+
+Fits = Callable[[EventSchema], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +97,22 @@ class DraftSchemas:
     def _declared_for(self, types: Sequence[str]) -> set[str]:
         return {self._tags[name] for name in types if name in self._tags}
 
-    def grow(self, topic: str, values: pa.BinaryArray, types: Sequence[str]) -> SchemaVersion:
+    def grow(
+        self, topic: str, values: pa.BinaryArray, types: Sequence[str], fits: Fits | None = None
+    ) -> SchemaVersion:
         """A newer version that names every field of `values` and all that is declared for `types`. Refused where declared schemas
-        contradict each other."""
-        version = self._next(topic, self.latest(topic), values, types)
+        contradict each other. `fits` tells of a schema whether all values decode by it, none of their fields left out."""
+        version = self._next(topic, self.latest(topic), values, types, fits)
         self._latest[topic] = self._versions[topic, version.version] = version
         return version
 
     def _next(
-        self, topic: str, base: SchemaVersion, values: pa.BinaryArray, types: Sequence[str]
+        self,
+        topic: str,
+        base: SchemaVersion,
+        values: pa.BinaryArray,
+        types: Sequence[str],
+        fits: Fits | None,
     ) -> SchemaVersion:
         schema, known = base.schema, base.types
         for tag in sorted(self._declared_for(types) - known):
@@ -114,7 +125,7 @@ class DraftSchemas:
                 )
             schema, known = merged.schema, known | {tag}
         if self._spec.grow:
-            schema = _fitting(values, schema)
+            schema = _fitting(values, schema, fits or partial(_fits, values))
         same = (
             schema.fields.equals(base.schema.fields, check_metadata=True) and schema.grow == base.schema.grow
         )
@@ -139,12 +150,14 @@ class TopicSchemas(DraftSchemas):
         self._clock = clock
         self._member = member
 
-    def grow(self, topic: str, values: pa.BinaryArray, types: Sequence[str]) -> SchemaVersion:
+    def grow(
+        self, topic: str, values: pa.BinaryArray, types: Sequence[str], fits: Fits | None = None
+    ) -> SchemaVersion:
         """As of `DraftSchemas`. Transient while another worker changes this schema."""
         for _ in range(TRIES):
             base = self._latest[topic] = self._load_latest(topic)
             # Looking at the values takes its time: no lease is held meanwhile, or workers would take it from each other for ever.
-            version = self._next(topic, base, values, types)
+            version = self._next(topic, base, values, types, fits)
             if version is base or self._add(topic, base, version):
                 return version
             # Another was quicker: what it has added may be all that is missing here.
@@ -168,20 +181,28 @@ class TopicSchemas(DraftSchemas):
         return True
 
 
-def _fitting(values: pa.BinaryArray, schema: EventSchema) -> EventSchema:
+def _fitting(values: pa.BinaryArray, schema: EventSchema, fits: Fits) -> EventSchema:
     """`grown(values, schema)`, sooner: where a sample's schema decodes all values, looking closely at all would add nothing."""
+    tried: EventSchema | None = None
     for rows in SAMPLES:
         if len(values) <= rows:
             break
         candidate = grown(values.slice(0, rows), schema)
-        if all(
-            _fits(values.slice(start, STEP_ROWS), candidate) for start in range(0, len(values), STEP_ROWS)
-        ):
+        if tried is not None and candidate.fields.equals(tried.fields, check_metadata=True):
+            continue
+        if fits(candidate):
             return candidate
+        tried = candidate
     return grown(values, schema)
 
 
 def _fits(values: pa.BinaryArray, schema: EventSchema) -> bool:
+    return all(
+        _fits_all(values.slice(start, STEP_ROWS), schema) for start in range(0, len(values), STEP_ROWS)
+    )
+
+
+def _fits_all(values: pa.BinaryArray, schema: EventSchema) -> bool:
     decoded = decode(values, schema)
     return not decoded.errors.num_rows and not decoded.unknown
 
