@@ -19,7 +19,7 @@ import apsw
 from milkrun.log.embedded import scrubbing
 from milkrun.model.errors import Fatal, Refused, Transient
 
-FORMAT = 1
+FORMAT = 2
 APPLICATION_ID = 0x4D4B5231  # "MKR1"
 OLDEST_SQLITE = 3_051_003
 BUSY_MS = 20_000
