@@ -24,6 +24,7 @@ from milkrun.model.errors import MilkrunError, NotFound, OffsetOutOfRange, Refus
 from milkrun.model.spec import PipelineSpec, SinkSpec, SourceSpec
 from milkrun.plugin.config import parse
 from milkrun.plugin.source import Received, Source, SourceContext
+from milkrun.runtime.cutting import cut
 from milkrun.runtime.dead_letters import DeadLetter
 from milkrun.runtime.drafting import DraftIntake, DraftLog, Stretch
 from milkrun.runtime.previewing import FileDraft, Readable, SinkDraft, SinkPreviewer, TableDraft
@@ -282,7 +283,9 @@ class Previewer:
 
     def _open(self, spec: SourceSpec) -> Source:
         kind = source_class(spec.connector)
-        context = SourceContext(self.pipeline.name, spec.name, self.folder, self.clock, id_path=spec.route.id)
+        context = SourceContext(
+            self.pipeline.name, spec.name, self.folder, self.clock, id_path=spec.route.id, split=cut
+        )
         return kind(parse(kind.Config, spec.config), context)
 
     def _listen(self, sources: Sequence[tuple[Source, DraftIntake]], wanted: Listening) -> None:

@@ -17,7 +17,10 @@ def unseen_rows(ids: pa.Array, fresh: Callable[[list[bytes]], Collection[bytes]]
     if not distinct:
         return pa.array([True] * len(ids), pa.bool_())
     new = fresh(distinct)
-    is_new = np.array([value in new for value in distinct], np.bool_)
+    if len(new) == len(distinct) == len(ids):
+        return pa.array(np.ones(len(ids), np.bool_))
+    known = set(new)
+    is_new = np.array([value in known for value in distinct], np.bool_)
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     firsts = np.zeros(len(ids), np.bool_)
     present = np.flatnonzero(codes >= 0)

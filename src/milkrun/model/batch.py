@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 HEADER = pa.struct([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.binary())])
@@ -69,5 +70,5 @@ class Batch:
 
 def no_headers(rows: int) -> pa.Array:
     """`rows` empty header lists."""
-    offsets = pa.array([0] * (rows + 1), pa.int32())
+    offsets = pa.array(np.zeros(rows + 1, np.int32))
     return pa.ListArray.from_arrays(offsets, pa.array([], HEADER), type=HEADERS)

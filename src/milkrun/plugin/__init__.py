@@ -15,10 +15,20 @@ from milkrun.plugin.sink import (
     TableRows,
     TargetPosition,
 )
-from milkrun.plugin.source import Fault, Outcome, Received, Source, SourceCapabilities, SourceContext
+from milkrun.plugin.source import (
+    Cut,
+    Fault,
+    Outcome,
+    Received,
+    Source,
+    SourceCapabilities,
+    SourceContext,
+    Splitter,
+)
 
 __all__ = [
     "Bytes",
+    "Cut",
     "Delivery",
     "Events",
     "Fault",
@@ -34,6 +44,7 @@ __all__ = [
     "Source",
     "SourceCapabilities",
     "SourceContext",
+    "Splitter",
     "TableRows",
     "TargetPosition",
     "option",

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,28 @@ class Fault:
     row: int
     code: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A body's events in order, faulty ones included, and what must not be taken of them."""
+
+    values: pa.BinaryArray
+    faults: Sequence[Fault] = ()
+
+
+class Splitter(Protocol):
+    """Cuts a body into its events, whose bytes stay as they were sent: one event or a JSON array of them, or with `lines` an event a line.
+
+    Sizes are in bytes, depth in levels. What an event holds is not checked: the runtime does that, for each source alike. Refused where
+    the body is an array that can't be cut.
+    """
+
+    def __call__(self, body: bytes, *, lines: bool, max_event_bytes: int, max_depth: int) -> Cut: ...
+
+
+def _no_splitter(body: bytes, *, lines: bool, max_event_bytes: int, max_depth: int) -> Cut:
+    raise RuntimeError("this context was made without a splitter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +120,8 @@ class Outcome:
 class SourceContext:
     """What a source is given of its surroundings. Relative paths of a configuration are below `folder`.
 
-    `id_path` is the route's own path to the id; None means that the source's `default_id` is used.
+    `id_path` is the route's own path to the id; None means that the source's `default_id` is used. `split` is for sources that get many
+    events at once.
     """
 
     pipeline: str
@@ -106,6 +129,7 @@ class SourceContext:
     folder: Path
     clock: Clock
     id_path: str | None = None
+    split: Splitter = _no_splitter
 
 
 class Source(ABC):

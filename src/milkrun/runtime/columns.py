@@ -36,6 +36,8 @@ def with_headers(headers: pa.ListArray, extra: Sequence[tuple[str, pa.BinaryArra
         return headers
     rows = len(headers)
     flat = headers.flatten()
+    if not len(flat) and len(extra) == 1 and not extra[0][1].null_count:
+        return _one_each(*extra[0])
     counts = np.diff(headers.offsets.to_numpy())
     keys, values = [flat.field("key")], [flat.field("value")]
     owners = [np.repeat(np.arange(rows, dtype=np.int64), counts)]
@@ -54,10 +56,21 @@ def with_headers(headers: pa.ListArray, extra: Sequence[tuple[str, pa.BinaryArra
     return pa.ListArray.from_arrays(pa.array(offsets), items, type=HEADERS)
 
 
+def _one_each(name: str, values: pa.BinaryArray) -> pa.ListArray:
+    """Headers of one name alone, each with a value."""
+    items = pa.StructArray.from_arrays(
+        [pa.repeat(pa.scalar(name), len(values)), values.cast(pa.binary())], fields=list(HEADER)
+    )
+    return pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1, dtype=np.int32)), items, type=HEADERS)
+
+
 def groups(column: pa.Array) -> Iterator[tuple[object, Rows]]:
     """Each distinct value of a column (dictionary-encoded or not) with the rows that have it, ascending; nulls come last."""
     encoded = column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
     values = encoded.dictionary.to_pylist()
+    if len(values) == 1 and len(encoded) and not encoded.null_count:
+        yield values[0], np.arange(len(encoded))
+        return
     codes = encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
     order = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[order], np.arange(len(values) + 2))

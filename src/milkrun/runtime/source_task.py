@@ -15,6 +15,7 @@ from milkrun.model.spec import PipelineSpec, SourceSpec
 from milkrun.plugin.config import parse
 from milkrun.plugin.source import Outcome, Received, Source, SourceContext
 from milkrun.runtime.backoff import Backoff
+from milkrun.runtime.cutting import cut
 from milkrun.runtime.ingest import Ingest
 from milkrun.runtime.progress import Progress, State
 from milkrun.runtime.registry import source_class
@@ -93,7 +94,12 @@ class SourceTask(Task):
     def _make(self, kind: type[Source]) -> Source:
         config = parse(kind.Config, self._spec.config)
         context = SourceContext(
-            self._pipeline.name, self._spec.name, self._folder, self._clock, id_path=self._spec.route.id
+            self._pipeline.name,
+            self._spec.name,
+            self._folder,
+            self._clock,
+            id_path=self._spec.route.id,
+            split=cut,
         )
         return kind(config, context)
 

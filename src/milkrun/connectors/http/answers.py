@@ -40,7 +40,7 @@ def settled_reply(rows: Rows, settled: Settled) -> Reply:
         ],
     }
     if rows.given and settled.accepted:
-        document["ids"] = rows.ids
+        document["ids"] = msgspec.Raw(rows.given)
     return Reply(_status(rows, settled), _encode(document))
 
 

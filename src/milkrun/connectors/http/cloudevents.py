@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+import pyarrow as pa
 
 from milkrun.connectors.http.rows import CloudEvent, Rows
 from milkrun.plugin import Fault
@@ -30,7 +31,7 @@ def read_attributes(rows: Rows) -> None:
     """Fill in the attributes of rows that are CloudEvents as JSON; rows that aren't become faults."""
     wrong = {fault.row for fault in rows.faults}
     events: list[CloudEvent | None] = []
-    for row, value in enumerate(rows.values):
+    for row, value in enumerate(rows.values.to_pylist()):
         event = None
         if row not in wrong:
             try:
@@ -39,7 +40,7 @@ def read_attributes(rows: Rows) -> None:
                 rows.faults.append(Fault(row, "cloudevent", f"no CloudEvent 1.0: {error}"))
         events.append(event)
     rows.events = events
-    rows.ids = [event.id if event else None for event in events]
+    rows.ids = pa.array([event.id if event else None for event in events], pa.string())
 
 
 def read_headers(rows: Rows, headers: Mapping[bytes, bytes]) -> None:
@@ -60,7 +61,7 @@ def read_headers(rows: Rows, headers: Mapping[bytes, bytes]) -> None:
     except _Wrong as error:
         rows.faults.append(Fault(0, "cloudevent", f"no CloudEvent 1.0: {error}"))
     rows.events = [event]
-    rows.ids = [event.id if event else None]
+    rows.ids = pa.array([event.id if event else None], pa.string())
 
 
 def _from_headers(attributes: Mapping[str, str]) -> CloudEvent:

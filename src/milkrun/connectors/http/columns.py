@@ -18,9 +18,9 @@ CE_ATTRIBUTES = ("id", "type", "source", "subject", "time")
 def received_of(requests: list[Request]) -> Received:
     """All rows in the order of the requests; the token is the requests."""
     rows = [request.rows for request in requests]
-    values = list(chain.from_iterable(each.values for each in rows))
+    values = pa.concat_arrays([each.values for each in rows])
     return Received(
-        values=pa.array(values, pa.binary()),
+        values=values,
         headers=_headers(rows, len(values)),
         attributes=_attributes(rows),
         token=requests,
@@ -61,8 +61,9 @@ def _attributes(rows: list[Rows]) -> dict[str, pa.StringArray]:
     """Only those that any row has."""
     found: dict[str, pa.StringArray] = {}
     if any(each.ids is not None for each in rows):
-        ids = chain.from_iterable(each.ids if each.ids is not None else [None] * len(each) for each in rows)
-        found["id"] = pa.array(list(ids), pa.string())
+        found["id"] = pa.concat_arrays(
+            [each.ids if each.ids is not None else pa.nulls(len(each), pa.string()) for each in rows]
+        )
     if any(each.events is not None for each in rows):
         events = list(
             chain.from_iterable(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from milkrun.connectors.http.cloudevents import MAX_ID
 from milkrun.connectors.http.config import HttpConfig
 from milkrun.connectors.http.decoding import Limits
+from milkrun.connectors.http.ids import Ids
 from milkrun.connectors.http.keys import Keyring, digest_of, key_in_headers, key_in_query
 from milkrun.connectors.http.refusals import Refusal, stopping
 from milkrun.connectors.http.rows import Rows
 from milkrun.connectors.http.waiting import Line
 from milkrun.model.clock import Clock
+from milkrun.plugin import Splitter
 
 KEYLESS = -1
 """The number under which requests without key are counted."""
@@ -51,23 +53,14 @@ class Rate:
         return min(per_second, left + (self._clock.monotonic() - at) * per_second)
 
 
-class Ids:
-    """Ids for events that come without: a random prefix of 80 bits and a running number."""
-
-    def __init__(self) -> None:
-        self._prefix = secrets.token_hex(10)
-        self._numbers = itertools.count()
-
-    def give(self, count: int) -> list[str | None]:
-        prefix = self._prefix
-        return [f"{prefix}.{number:x}" for number in itertools.islice(self._numbers, count)]
-
-
 class Door:
     """One source as the server sees it. `takes_id` tells whether the pipeline's route uses the ids that the collector can give."""
 
-    def __init__(self, name: str, config: HttpConfig, clock: Clock, *, takes_id: bool = True) -> None:
+    def __init__(
+        self, name: str, config: HttpConfig, clock: Clock, split: Splitter, *, takes_id: bool = True
+    ) -> None:
         self.name = name
+        self.split = split
         self.config = config
         self.keyring = Keyring(config.keys)
         self.limits = Limits(config.max_event, config.max_events, config.max_depth)
@@ -96,22 +89,21 @@ class Door:
             return
         rows.ids = _client_ids(len(rows), headers)
         if rows.ids is None and self._ids is not None:
-            rows.ids = self._ids.give(len(rows))
-            rows.given = True
+            rows.ids, rows.given = self._ids.give(len(rows))
 
 
-def _client_ids(count: int, headers: Mapping[bytes, bytes]) -> list[str | None] | None:
+def _client_ids(count: int, headers: Mapping[bytes, bytes]) -> pa.StringArray | None:
     own = headers.get(b"x-event-id")
     if own is not None:
         if count != 1:
             raise Refusal(
                 400, "event_id", "x-event-id is for a request of one event; use idempotency-key for several"
             )
-        return [_text("x-event-id", own)]
+        return pa.array([_text("x-event-id", own)], pa.string())
     key = headers.get(b"idempotency-key")
     if key is not None:
         base = _text("idempotency-key", key.strip(b'"'))
-        return [f"{base}:{index}" for index in range(count)]
+        return pa.array([f"{base}:{index}" for index in range(count)], pa.string())
     return None
 
 

@@ -1,4 +1,4 @@
-"""One request's events as rows, before they become columns: their bytes, what is wrong with some, and what goes with them."""
+"""One request's events: their bytes as a column, what is wrong with some, and what goes with them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import pyarrow as pa
 
 from milkrun.plugin import Fault
 
@@ -26,16 +27,16 @@ class Rows:
     """The events of a request, in its order.
 
     Faults name rows that are refused; their bytes are kept with the others'. `ids` and `events` have an entry a row, or are None where no
-    row has any. `headers` are kept with every row. `given` tells that the ids were given here, not by the client; `unparsed`
-    that the one row is a whole body in which no events could be told apart.
+    row has any. `headers` are kept with every row. `given` is the JSON array of the ids, where they were given here and not by the
+    client; `unparsed` tells that the one row is a whole body in which no events could be told apart.
     """
 
-    values: list[bytes]
+    values: pa.BinaryArray
     faults: list[Fault] = field(default_factory=list)
-    ids: list[str | None] | None = None
+    ids: pa.StringArray | None = None
     events: Sequence[CloudEvent | None] | None = None
     headers: list[tuple[str, bytes]] = field(default_factory=list)
-    given: bool = False
+    given: bytes = b""
     unparsed: bool = False
 
     def __len__(self) -> int:

@@ -62,7 +62,8 @@ class HttpSource(Source):
         address = check(config)
         context = self.context
         takes_id = context.id_path in (None, self.capabilities.default_id)
-        self._door = Door(f"{context.pipeline}/{context.name}", config, context.clock, takes_id=takes_id)
+        name = f"{context.pipeline}/{context.name}"
+        self._door = Door(name, config, context.clock, context.split, takes_id=takes_id)
         self._server = attach(self._door, address, context.folder)
 
     def poll(self, max_events: int, timeout: float) -> Received | None:

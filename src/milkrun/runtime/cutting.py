@@ -1,0 +1,12 @@
+"""The splitter that sources are given (`SourceContext.split`): the JSON codec's, which connectors may not import themselves."""
+
+from __future__ import annotations
+
+from milkrun.codecs.json import engine
+from milkrun.plugin.source import Cut, Fault
+
+
+def cut(body: bytes, *, lines: bool, max_event_bytes: int, max_depth: int) -> Cut:
+    """See `milkrun.plugin.Splitter`."""
+    found = engine().split(body, lines=lines, max_event_bytes=max_event_bytes, max_depth=max_depth)
+    return Cut(found.values, [Fault(*fault) for fault in found.faults])
