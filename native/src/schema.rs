@@ -148,10 +148,10 @@ impl Key {
             return Key::never();
         }
         let (mut pattern, mut mask) = (key.pattern.to_le_bytes(), key.mask.to_le_bytes());
-        for place in (0..key.length).filter(|&place| pattern[place].is_ascii_alphabetic()) {
+        for (pattern, mask) in pattern.iter_mut().zip(&mut mask).filter(|(pattern, _)| pattern.is_ascii_alphabetic()) {
             // The bit by which a small letter differs from its capital.
-            pattern[place] &= !0x20;
-            mask[place] &= !0x20;
+            *pattern &= !0x20;
+            *mask &= !0x20;
         }
         (key.pattern, key.mask) = (u128::from_le_bytes(pattern), u128::from_le_bytes(mask));
         key
@@ -189,12 +189,7 @@ impl Names {
     /// The name that stands at the start of a window with its quote and colon, and the length of all that; tried first is the one
     /// `expected`, then, of few, all. With `ignore_case`, a name in another case is found, too.
     #[inline(always)]
-    pub fn at_window(
-        &self,
-        window: &[u8; WINDOW],
-        expected: usize,
-        ignore_case: bool,
-    ) -> Option<(usize, usize)> {
+    pub fn at_window(&self, window: &[u8; WINDOW], expected: usize, ignore_case: bool) -> Option<(usize, usize)> {
         let window = u128::from_le_bytes(*window);
         let keys = if ignore_case { &self.loose_keys } else { &self.keys };
         let likely = keys.get(expected)?;

@@ -116,7 +116,11 @@ fn swept_items_of(body: &[u8]) -> Step<Vec<Event<'_>>> {
     let mut cutter = Cutter { body, items: Vec::new(), start: 0, deepest: 0, commas: 0 };
     let end = sweep.over::<_, true>(body, body.len(), start, &mut cutter)?;
     // Every comma of the array stands between two items: were one of them a scalar, there would be more.
-    if cutter.items.len() == cutter.commas + 1 && trimmed(&body[end..]).is_empty() { Ok(cutter.items) } else { Err(Bail) }
+    if cutter.items.len() == cutter.commas + 1 && trimmed(&body[end..]).is_empty() {
+        Ok(cutter.items)
+    } else {
+        Err(Bail)
+    }
 }
 
 /// Cuts an array at the brackets of its items.
