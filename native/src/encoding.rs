@@ -246,12 +246,10 @@ impl<'a> Column<'a> {
             Source::Map(offsets, keys, item) => {
                 out.push(b'{');
                 for index in offsets.range(row) {
-                    if self.form.nulls || !item.is_null(index) {
-                        writing::string(keys.get(index), out);
-                        out.push(b':');
-                        item.write_or_null(index, out)?;
-                        out.push(b',');
-                    }
+                    writing::string(keys.get(index), out);
+                    out.push(b':');
+                    item.write_or_null(index, out)?;
+                    out.push(b',');
                 }
                 close(b'}', out);
                 Ok(())

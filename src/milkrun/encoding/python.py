@@ -98,15 +98,8 @@ def _map(array: pa.MapArray, form: Form) -> pa.StringArray:
     entries = array.cast(pa.list_(entry))
     lengths = pc.fill_null(pc.list_value_length(entries), 0).to_numpy(zero_copy_only=False)
     members = entries.flatten()
-    values = text_of(members.field(1), form.children[0])
-    if form.nulls:
-        values = pc.fill_null(values, "null")
+    values = pc.fill_null(text_of(members.field(1), form.children[0]), "null")
     texts = pc.binary_join_element_wise(_quoted(members.field(0), form), values, ":")
-    if texts.null_count:
-        kept = np.concatenate([[0], np.cumsum(texts.is_valid().to_numpy(zero_copy_only=False))])
-        ends = np.cumsum(lengths)
-        lengths = kept[ends] - kept[ends - lengths]
-        texts = texts.drop_null()
     return _masked(_wrapped("{", _joined(texts, lengths), "}"), array)
 
 

@@ -12,7 +12,7 @@ Names = Callable[[Sequence[str]], Sequence[str]]
 class Writing:
     """How values are written.
 
-    Without `nulls`, members that are null are left out; items of lists that are null stay. With `marks`, timestamps and decimals are
+    Without `nulls`, members that are null are left out; items of lists and values of maps that are null stay. With `marks`, timestamps and decimals are
     written as the marks of their fields say (`milkrun.model.schema`), so that decoding by the same schema gives the values back;
     without, as if there were no marks. `names` turns the names of the members of each object into those that are written.
 
