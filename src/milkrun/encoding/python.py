@@ -72,10 +72,10 @@ def text_of(array: pa.Array, form: Form) -> pa.StringArray:
 
 def _object(array: pa.StructArray, form: Form) -> pa.StringArray:
     members = []
-    for index, child in enumerate(form.children):
+    for child, column in zip(form.children, array.flatten(), strict=True):
         if child.kind is Kind.REST:
             continue
-        value = text_of(array.field(index), child)
+        value = text_of(column, child)
         if form.nulls:
             value = pc.fill_null(value, "null")
         member = _wrapped(f",{child.key}", value, "")
