@@ -30,7 +30,8 @@ run_asan() {
     # Python gives memory back at its end, not before: leaks can't be told from that.
     env LD_PRELOAD="$libasan" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$PWD/native/target/asan" CI=true \
         MILKRUN_FUZZ_ROWS="${MILKRUN_FUZZ_ROWS:-1_000_000}" .venv/bin/python -m pytest -q -m "" --timeout 0 \
-        tests/codecs/test_engines_fuzz.py tests/codecs/test_engines_agree.py tests/codecs/test_decode_cases.py
+        tests/codecs/test_engines_fuzz.py tests/codecs/test_engines_agree.py tests/codecs/test_decode_cases.py \
+        tests/codecs/test_encode_agree.py tests/codecs/test_encode_cases.py
 }
 
 maturin=$PWD/.venv/bin/maturin
