@@ -9,6 +9,7 @@ from base64 import b64encode
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,6 +17,8 @@ from milkrun.encoding import numbers
 from milkrun.encoding.forms import Form, Kind
 from milkrun.encoding.rest import merged
 from milkrun.encoding.unfit import DAY, YEARS, Unfit
+
+Lengths = npt.NDArray[np.int64]
 
 _SLICE_BYTES = 32 << 20
 """What is written at a time, as columns: the text of it must fit 32-bit offsets."""
@@ -93,17 +96,25 @@ def _list(array: pa.Array, form: Form) -> pa.StringArray:
 
 
 def _map(array: pa.MapArray, form: Form) -> pa.StringArray:
-    kind = array.type
-    entry = pa.struct([pa.field("key", kind.key_type, nullable=False), kind.item_field.with_name("value")])
-    entries = array.cast(pa.list_(entry))
-    lengths = pc.fill_null(pc.list_value_length(entries), 0).to_numpy(zero_copy_only=False)
-    members = entries.flatten()
-    values = pc.fill_null(text_of(members.field(1), form.children[0]), "null")
-    texts = pc.binary_join_element_wise(_quoted(members.field(0), form), values, ":")
+    keys, items, lengths = _entries(array)
+    values = pc.fill_null(text_of(items, form.children[0]), "null")
+    texts = pc.binary_join_element_wise(_quoted(keys, form), values, ":")
     return _masked(_wrapped("{", _joined(texts, lengths), "}"), array)
 
 
-def _joined(texts: pa.StringArray, lengths: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pa.StringArray:
+def _entries(array: pa.MapArray) -> tuple[pa.Array, pa.Array, Lengths]:
+    """The keys and values of a map's rows one after another, and how many each row has; none of what stands below nulls.
+
+    By hand, because the cast of a map to a list aborts the process on some slices (pyarrow 26.0.1).
+    """
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    lengths: Lengths = np.diff(offsets) * array.is_valid().to_numpy(zero_copy_only=False)
+    before = np.cumsum(lengths) - lengths
+    indices = pa.array(np.repeat(offsets[:-1] - before, lengths) + np.arange(lengths.sum()))
+    return array.keys.take(indices), array.items.take(indices), lengths
+
+
+def _joined(texts: pa.StringArray, lengths: Lengths) -> pa.StringArray:
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     return pc.binary_join(pa.ListArray.from_arrays(offsets, texts), ",")
 
