@@ -56,6 +56,14 @@ def _http(name: str, batch: int, connections: int, events: int, quick: int) -> B
     )
 
 
+def _json(name: str, function: str, options: dict[str, bool] | None = None) -> Bench:
+    """A function of `bench.cases.json` beside itself by the plain-Python engine."""
+    target, mine = f"bench.cases.json:{function}", options or {}
+    return Bench(
+        name, Run(target, mine), 400_000, 16_000, Run(target, {**mine, "python": True}), "plain Python"
+    )
+
+
 def _rabbitmq(kind: str) -> Bench:
     options = {"kind": kind}
     return Bench(
@@ -216,8 +224,18 @@ BENCHES = (
         Run("bench.cases.json:duckdb_texts"),
         "DuckDB to_json",
     ),
-    Bench("json-pick", Run("bench.cases.json:pick_paths"), 400_000, 16_000),
-    Bench("json-split", Run("bench.cases.json:split_arrays"), 400_000, 16_000),
+    Bench(
+        "json-decode-loose",
+        Run("bench.cases.json:decode_columns", {"loose": True}),
+        400_000,
+        16_000,
+        Run("bench.cases.json:decode_columns"),
+        "the same events by exact names",
+    ),
+    _json("json-pick", "pick_paths"),
+    _json("json-pick-validated", "pick_paths", {"validated": True}),
+    _json("json-split", "split_bodies"),
+    _json("json-split-lines", "split_bodies", {"lines": True}),
     _http("http-single", 1, 64, 20_000, 2_000),
     _http("http-batch-100", 100, 16, 100_000, 10_000),
     _rabbitmq("classic"),

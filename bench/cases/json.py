@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from bench.events import events
 from bench.measuring import Measured, Stopwatch, Work
-from milkrun.codecs.json import Engine, engine, infer, pick, split
+from milkrun.codecs.json import Engine, engine, infer
 from milkrun.codecs.json.engine import PythonEngine
 from milkrun.codecs.json.plan import plan_for
-from milkrun.codecs.json.reading import Reading
+from milkrun.codecs.json.reading import MAX_DEPTH, Reading
 from milkrun.compiled import compiled
 from milkrun.encoding.encoder import encode_by
 from milkrun.model.schema import EventSchema
@@ -25,6 +25,8 @@ BAD_EVERY = 1_000
 """One of so many events is cut off."""
 SAMPLE = 900
 BODY_EVENTS = 100
+BLOCK_ROWS = 1_000
+"""Events picked from at a time, as sources do."""
 
 
 def _columns(count: int) -> tuple[EventSchema, list[pa.BinaryArray]]:
@@ -36,14 +38,29 @@ def _columns(count: int) -> tuple[EventSchema, list[pa.BinaryArray]]:
 
 
 def decode_columns(work: Work) -> Measured:
-    """Ours: the engine that Milkrun chooses here, or with the option `python` the plain-Python one."""
-    chosen: Engine = PythonEngine("measured") if work.options.get("python") else engine()
+    """Ours: the engine that Milkrun chooses here, or with the option `python` the plain-Python one.
+
+    With `loose` it reads as SQL sources do: fields are declared in capitals, and numbers and texts stand for each other.
+    """
+    chosen = _engine(work)
     schema, columns = _columns(work.events)
-    plan = plan_for(schema)
+    loose = bool(work.options.get("loose"))
+    plan, reading = (
+        plan_for(_in_capitals(schema) if loose else schema),
+        Reading(ignore_case=loose, coerce=loose),
+    )
     with Stopwatch() as watch:
-        failed = sum(chosen.decode(plan, column, Reading()).errors.num_rows for column in columns)
+        failed = sum(chosen.decode(plan, column, reading).errors.num_rows for column in columns)
     _expect(failed, len(range(0, work.events, BAD_EVERY)))
     return watch.measured(work.events, extra={"engine": chosen.name})
+
+
+def _engine(work: Work) -> Engine:
+    return PythonEngine("measured") if work.options.get("python") else engine()
+
+
+def _in_capitals(schema: EventSchema) -> EventSchema:
+    return EventSchema(pa.schema([field.with_name(field.name.upper()) for field in schema.fields]))
 
 
 def duckdb_columns(work: Work) -> Measured:
@@ -104,27 +121,37 @@ def _shape(kind: pa.DataType) -> object:
 
 
 def pick_paths(work: Work) -> Measured:
-    """Ours: the scalars that routing needs, each row checked in full."""
-    _, columns = _columns(work.events)
+    """Ours: the scalars that routing needs, each row checked in full unless the option `validated` says that it has been."""
+    chosen, validated = _engine(work), bool(work.options.get("validated"))
+    bodies = list(events(work.events))
+    columns = [
+        pa.array(bodies[start : start + BLOCK_ROWS], pa.binary())
+        for start in range(0, work.events, BLOCK_ROWS)
+    ]
+    paths = (("type",), ("customer", "id"))
     with Stopwatch() as watch:
-        for column in columns:
-            pick(column, [("type",), ("customer", "id")])
-    return watch.measured(work.events, extra={"engine": engine().name})
+        picked = [chosen.pick(column, paths, MAX_DEPTH, validated=validated) for column in columns]
+    _expect(sum(len(found.columns[1]) - found.columns[1].null_count for found in picked), work.events)
+    return watch.measured(work.events, extra={"engine": chosen.name})
 
 
-def split_arrays(work: Work) -> Measured:
-    """Ours: arrays of `BODY_EVENTS` events cut into the events' bytes."""
-    bodies = list(_bodies(work.events))
+def split_bodies(work: Work) -> Measured:
+    """Ours: bodies of `BODY_EVENTS` events cut into the events' bytes, arrays or with the option `lines` NDJSON."""
+    chosen, lines = _engine(work), bool(work.options.get("lines"))
+    bodies = list(_bodies(work.events, lines=lines))
     with Stopwatch() as watch:
-        rows = sum(len(split(body).values) for body in bodies)
+        rows = sum(
+            len(chosen.split(body, lines=lines, max_event_bytes=1 << 20, max_depth=MAX_DEPTH).values)
+            for body in bodies
+        )
     _expect(rows, work.events)
-    return watch.measured(work.events, extra={"engine": engine().name})
+    return watch.measured(work.events, extra={"engine": chosen.name})
 
 
-def _bodies(count: int) -> Iterator[bytes]:
+def _bodies(count: int, *, lines: bool) -> Iterator[bytes]:
     source = events(count)
     while body := list(islice(source, BODY_EVENTS)):
-        yield b"[" + b",".join(body) + b"]"
+        yield b"\n".join(body) if lines else b"[" + b",".join(body) + b"]"
 
 
 def _expect(found: int, due: int) -> None:

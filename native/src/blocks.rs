@@ -1,6 +1,8 @@
 //! Sixty-four bytes of a text at a time, and where among them certain bytes stand: masks in which bit n tells of byte n.
 //!
-//! Each kind of vector is here once, chosen when the program runs. Without one of them nobody asks for blocks: `scan` reads instead.
+//! For processors with AVX2 so far, which the program finds out when it runs: on others nobody asks for blocks, and `scan` reads instead.
+
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
 /// Bytes of a block.
 pub const BLOCK: usize = 64;
@@ -21,31 +23,17 @@ pub trait Block: Copy {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Avx512};
+pub use x86::Avx2;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256i, __m512i, _mm_clmulepi64_si128, _mm_cvtsi64_si128, _mm_cvtsi128_si64, _mm_set1_epi8, _mm256_and_si256,
+        __m256i, _mm_clmulepi64_si128, _mm_cvtsi64_si128, _mm_cvtsi128_si64, _mm_set1_epi8, _mm256_and_si256,
         _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8, _mm256_set1_epi8,
-        _mm256_sub_epi8, _mm512_and_si512, _mm512_cmpeq_epi8_mask, _mm512_cmple_epu8_mask, _mm512_loadu_si512,
-        _mm512_movepi8_mask, _mm512_set1_epi8, _mm512_sub_epi8,
+        _mm256_sub_epi8,
     };
 
     use super::{BLOCK, Block};
-
-    /// The product without carries of the mask and ones in all places, in which each bit sums up those below.
-    ///
-    /// # Safety
-    /// The processor has PCLMULQDQ.
-    #[inline(always)]
-    unsafe fn parity(mask: u64) -> u64 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let product = _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(mask as i64), _mm_set1_epi8(-1));
-            _mm_cvtsi128_si64(product) as u64
-        }
-    }
 
     /// By AVX2 and PCLMULQDQ.
     #[derive(Clone, Copy)]
@@ -56,7 +44,7 @@ mod x86 {
         u64::from(low as u32) | u64::from(high as u32) << 32
     }
 
-    // SAFETY of all below: the block exists, so the processor has the instructions.
+    // SAFETY of the functions below `load`: the block exists, so the processor has the instructions.
     impl Block for Avx2 {
         #[inline(always)]
         unsafe fn load(bytes: &[u8; BLOCK]) -> Avx2 {
@@ -103,47 +91,11 @@ mod x86 {
 
         #[inline(always)]
         fn parity(self, mask: u64) -> u64 {
-            unsafe { parity(mask) }
-        }
-    }
-
-    /// By AVX-512 (F and BW) and PCLMULQDQ.
-    #[derive(Clone, Copy)]
-    pub struct Avx512(__m512i);
-
-    impl Block for Avx512 {
-        #[inline(always)]
-        unsafe fn load(bytes: &[u8; BLOCK]) -> Avx512 {
-            // SAFETY: the load, which needs no alignment, reads the block; the instructions are the caller's promise.
-            unsafe { Avx512(_mm512_loadu_si512(bytes.as_ptr().cast())) }
-        }
-
-        #[inline(always)]
-        fn equal(self, byte: u8) -> u64 {
-            unsafe { _mm512_cmpeq_epi8_mask(self.0, _mm512_set1_epi8(byte as i8)) }
-        }
-
-        #[inline(always)]
-        fn equal_in(self, bits: u8, byte: u8) -> u64 {
-            unsafe { Avx512(_mm512_and_si512(self.0, _mm512_set1_epi8(bits as i8))).equal(byte) }
-        }
-
-        #[inline(always)]
-        fn between(self, first: u8, last: u8) -> u64 {
+            // The product without carries of the mask and ones: each of its bits sums up those of the mask up to there.
             unsafe {
-                let above = _mm512_sub_epi8(self.0, _mm512_set1_epi8(first as i8));
-                _mm512_cmple_epu8_mask(above, _mm512_set1_epi8((last - first) as i8))
+                let product = _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(mask as i64), _mm_set1_epi8(-1));
+                _mm_cvtsi128_si64(product) as u64
             }
-        }
-
-        #[inline(always)]
-        fn high(self) -> u64 {
-            unsafe { _mm512_movepi8_mask(self.0) }
-        }
-
-        #[inline(always)]
-        fn parity(self, mask: u64) -> u64 {
-            unsafe { parity(mask) }
         }
     }
 }

@@ -4,6 +4,8 @@
 //! escapes and the words true, false and null are looked at one by one. What isn't taken, a number with an exponent included, is for
 //! `scan` or `document` to judge. A text's UTF-8 is not looked at.
 
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
 use crate::blocks::{BLOCK, Block};
 use crate::document::is_white;
 use crate::scan::{Bail, Scanner, Step};
@@ -30,53 +32,36 @@ pub struct Separators {
     pub escapes: bool,
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl Kind {
-    #[cfg(target_arch = "x86_64")]
-    fn here() -> Option<Kind> {
-        let product = is_x86_feature_detected!("pclmulqdq") && std::env::var_os("H4_NONE").is_none();
-        if product && is_x86_feature_detected!("avx512bw") && std::env::var_os("H4_AVX2").is_none() {
-            Some(Kind::Avx512)
-        } else if product && is_x86_feature_detected!("avx2") {
-            Some(Kind::Avx2)
-        } else {
-            None
-        }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn here() -> Option<Kind> {
-        None
-    }
-}
-
 /// Levels of which it can be kept in mind which are objects.
 const MOST_LEVELS: usize = 128;
 
-/// Sweeps over texts.
+/// Sweeps over texts. That it exists shows that the processor has the instructions.
 pub struct Sweep {
-    kind: Kind,
     max_depth: usize,
 }
 
 impl Sweep {
     /// None where the processor can't.
+    #[cfg(target_arch = "x86_64")]
     pub fn new(max_depth: usize) -> Option<Sweep> {
-        let kind = Kind::here()?;
-        Some(Sweep { kind, max_depth: max_depth.min(MOST_LEVELS) })
+        let can = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("pclmulqdq")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt");
+        can.then(|| Sweep { max_depth: max_depth.min(MOST_LEVELS) })
+    }
+
+    /// None where the processor can't.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn new(_max_depth: usize) -> Option<Sweep> {
+        None
     }
 
     /// Check the object or array whose bracket is at `start`, in a text that is the first `length` bytes of `wide`; where it ends.
     ///
     /// With `CHECKED` false the text is known to be right, and only brackets are looked for.
-    #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
     pub fn over<V: Visitor, const CHECKED: bool>(
         &self,
         wide: &[u8],
@@ -84,20 +69,19 @@ impl Sweep {
         start: usize,
         visitor: &mut V,
     ) -> Step<usize> {
-        match self.kind {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the processor has been asked.
-            Kind::Avx2 => unsafe { avx2::<V, CHECKED>(self.max_depth, wide, length, start, visitor) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the processor has been asked.
-            Kind::Avx512 => unsafe { avx512::<V, CHECKED>(self.max_depth, wide, length, start, visitor) },
-        }
+        // SAFETY: `new` has asked the processor.
+        unsafe { by_avx2::<V, CHECKED>(self.max_depth, wide, length, start, visitor) }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn over<V: Visitor, const CHECKED: bool>(&self, _: &[u8], _: usize, _: usize, _: &mut V) -> Step<usize> {
+        Err(Bail)
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,pclmulqdq,bmi1,bmi2,lzcnt,popcnt")]
-fn avx2<V: Visitor, const CHECKED: bool>(
+#[target_feature(enable = "avx2,pclmulqdq,bmi1,bmi2,popcnt")]
+fn by_avx2<V: Visitor, const CHECKED: bool>(
     max_depth: usize,
     wide: &[u8],
     length: usize,
@@ -108,19 +92,6 @@ fn avx2<V: Visitor, const CHECKED: bool>(
     unsafe { sweep_by::<crate::blocks::Avx2, V, CHECKED>(max_depth, wide, length, start, visitor) }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,pclmulqdq,bmi1,bmi2,lzcnt,popcnt")]
-fn avx512<V: Visitor, const CHECKED: bool>(
-    max_depth: usize,
-    wide: &[u8],
-    length: usize,
-    start: usize,
-    visitor: &mut V,
-) -> Step<usize> {
-    // SAFETY: whoever calls a function with these features has them.
-    unsafe { sweep_by::<crate::blocks::Avx512, V, CHECKED>(max_depth, wide, length, start, visitor) }
-}
-
 /// What one block leaves for the next, whose first byte is its last once more. Marks of single places are so moved that they fit there.
 #[derive(Default)]
 struct Carry {
@@ -128,6 +99,8 @@ struct Carry {
     string: u64,
     /// The rest of a run of digits from the start of a number.
     integer: u64,
+    /// A number begins with a zero there.
+    zero: u64,
     /// What comes after a comma or an opening brace is still to come.
     member: u64,
     /// The rest of a word.
@@ -149,7 +122,7 @@ struct WhiteCarry {
 /// The places behind the marks, those in `gaps` passed over.
 #[inline(always)]
 fn behind(marks: u64, gaps: u64, carry: &mut u64) -> u64 {
-    // A run of gaps with a one added at its start becomes zeros, and the one moves to the place behind it.
+    // A run of gaps with a one added at its start becomes zeros, and the one moves to the place behind it; other runs are left as they are.
     let (sum, over) = (marks << 1 | *carry).overflowing_add(gaps);
     *carry = u64::from(over);
     sum & !gaps
@@ -169,141 +142,205 @@ unsafe fn sweep_by<B: Block, V: Visitor, const CHECKED: bool>(
     visitor: &mut V,
 ) -> Step<usize> {
     let mut carry = Carry::default();
-    let (mut depth, mut open) = (0_usize, 0_u128);
-    let mut top = 0_u64;
-    let (mut escapes, mut high) = (false, 0);
-    let mut fresh = !0_u64;
-    let mut base = start;
+    let mut walk = Walk { max_depth, depth: 0, objects: 0, object: 0, escapes: false };
+    let (mut base, mut fresh, mut high) = (start, !0, 0);
     while base < length {
         let mut padded = [0; BLOCK];
-        let bytes = match wide.get(base..).and_then(|rest| rest.first_chunk()) {
-            Some(bytes) => bytes,
-            None => {
-                let rest = &wide[base..];
-                padded[..rest.len()].copy_from_slice(rest);
-                &padded
-            }
-        };
+        let rest = &wide[base..];
+        let bytes = rest.first_chunk().unwrap_or_else(|| {
+            padded[..rest.len()].copy_from_slice(rest);
+            &padded
+        });
         // SAFETY: the caller's promise.
         let block = unsafe { B::load(bytes) };
-        let mut bad = 0;
-
-        let mut quotes = block.equal(b'"');
-        let backslashes = block.equal(b'\\');
-        if backslashes | carry.escaped != 0 {
-            escapes = true;
-            quotes &= !escaped(wide, base, backslashes, &mut carry, &mut bad);
-        }
-        let string = block.parity(quotes) ^ carry.string;
-        carry.string = ((string << 1) as i64 >> 63) as u64;
-        let outside = !(string | quotes);
-        let opening = block.equal_in(0xdf, b'[') & outside;
-        let closing = block.equal_in(0xdf, b']') & outside;
-        let colons = block.equal(b':') & outside;
-        let (mut commas, mut braces, mut unnamed) = (0, 0, 0);
+        let mut marks = Marks::default();
+        let (quotes, string) = marks.find(block, wide, base, &mut carry);
+        walk.escapes |= carry.escapes_end > 0;
         if CHECKED {
             high |= block.high();
-            commas = block.equal(b',') & outside;
-            braces = block.equal_in(0x20, 0x20);
-            let space = block.equal(b' ');
-            let control = block.between(0, b' ') & !space;
-            bad |= string & control;
-            let mut white = space & outside;
-            if control & outside != 0 {
-                white |= (block.equal(b'\n') | block.equal(b'\r') | block.equal(b'\t')) & outside;
-            }
-            let leads = opening | commas | colons;
-            let marks = leads | closing;
-
-            let scalar = outside & !marks & !white;
-            let begin = scalar & !(scalar << 1) & fresh;
-            let digit = block.between(b'0', b'9') & scalar;
-            let minus = block.equal(b'-') & scalar;
-            let point = block.equal(b'.') & scalar;
-            let mut words = carry.word;
-            let letters = begin & !(digit | minus);
-            if letters | words != 0 {
-                words = self::words(wide, base, letters, &mut carry, &mut bad);
-            }
-            let signed = minus << 1;
-            let whole = begin & digit | signed & digit;
-            let (sum, over) = (whole | carry.integer).overflowing_add(digit);
-            carry.integer = u64::from(over);
-            let zero = (whole & block.equal(b'0')) << 1;
-            bad |= scalar & !(digit | minus | point | words)
-                | minus & !begin
-                | (signed | point << 1) & !digit
-                | zero & digit
-                | point & !(sum & !digit);
-
-            let operand = quotes & string | begin | opening;
-            let strings = quotes & !string;
-            let (after_lead, after_opening, after_string) = if white == 0 {
-                (leads << 1, opening << 1, strings << 1)
-            } else {
-                behind_white(leads, opening, strings, white, &mut carry.white)
-            };
-            let empty = closing & after_opening;
-            let member = behind(commas | opening & braces, !marks, &mut carry.member);
-            bad |= (operand ^ after_lead) & !(after_lead & empty) | colons & !(after_string & member);
-            unnamed = member & !colons & !empty;
-            // The first byte is the bracket at the start, or has been judged as the last one of the block before.
-            bad &= !1;
+            marks.check(block, quotes, string, fresh, wide, base, &mut carry);
         }
-
-        let mut left = fresh;
-        let mut brackets = (opening | closing) & fresh;
-        while brackets != 0 {
-            let upto = brackets ^ (brackets - 1);
-            let here = left & upto;
-            left = !upto;
-            let at = base + brackets.trailing_zeros() as usize;
-            let bracket = brackets & brackets.wrapping_neg();
-            brackets &= brackets - 1;
-            if CHECKED {
-                bad |= here & (colons & !top | unnamed & top);
-            }
-            if visitor.minds(depth) {
-                visitor.between(Separators { base, colons: colons & here, commas: commas & here, escapes }, depth);
-            }
-            if opening & bracket != 0 {
-                depth += 1;
-                if CHECKED {
-                    if depth > max_depth {
-                        return Err(Bail);
-                    }
-                    open = open << 1 | u128::from(braces & bracket != 0);
-                    top = if braces & bracket != 0 { !0 } else { 0 };
-                }
-                visitor.opened(at, depth);
-            } else {
-                depth = depth.wrapping_sub(1);
-                if CHECKED {
-                    bad |= bracket & (braces ^ top);
-                    open >>= 1;
-                    top = (open as u64 & 1).wrapping_neg();
-                }
-                visitor.closed(at, depth);
-                if depth == 0 {
-                    let right = at < length
-                        && (!CHECKED || bad & upto == 0 && (high == 0 || std::str::from_utf8(&wide[..length]).is_ok()));
-                    return if right { Ok(at + 1) } else { Err(Bail) };
-                }
-            }
-        }
-        if CHECKED {
-            bad |= left & (colons & !top | unnamed & top);
-            if bad != 0 {
-                return Err(Bail);
-            }
-        }
-        if visitor.minds(depth) {
-            visitor.between(Separators { base, colons: colons & left, commas: commas & left, escapes }, depth);
+        if let Some(end) = walk.on::<V, CHECKED>(&mut marks, base, fresh, visitor)? {
+            let right = end <= length && (high == 0 || std::str::from_utf8(&wide[..length]).is_ok());
+            return if right { Ok(end) } else { Err(Bail) };
         }
         base += STEP;
         fresh = !1;
     }
     Err(Bail)
+}
+
+/// What stands where in a block, outside of strings.
+#[derive(Default)]
+struct Marks {
+    opening: u64,
+    closing: u64,
+    colons: u64,
+    commas: u64,
+    /// Curly brackets, and other bytes that are none of the above.
+    braces: u64,
+    /// What comes after a comma or an opening brace where it shows that no name does: rightly so only in an array.
+    unnamed: u64,
+    /// Where a rule is broken, at the latest. What comes behind the end of the text may be called bad.
+    bad: u64,
+}
+
+impl Marks {
+    /// Find brackets and colons; the quotes that aren't escaped, and the bytes from an opening one to before the closing one.
+    #[inline(always)]
+    fn find<B: Block>(&mut self, block: B, wide: &[u8], base: usize, carry: &mut Carry) -> (u64, u64) {
+        let mut quotes = block.equal(b'"');
+        let backslashes = block.equal(b'\\');
+        if backslashes | carry.escaped != 0 {
+            quotes &= !escaped(wide, base, backslashes, carry, &mut self.bad);
+        }
+        let string = block.parity(quotes) ^ carry.string;
+        carry.string = ((string << 1) as i64 >> 63) as u64;
+        let outside = !(string | quotes);
+        self.opening = block.equal_in(0xdf, b'[') & outside;
+        self.closing = block.equal_in(0xdf, b']') & outside;
+        self.colons = block.equal(b':') & outside;
+        (quotes, string)
+    }
+
+    /// Check everything but what depends on the brackets around it.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    fn check<B: Block>(
+        &mut self,
+        block: B,
+        quotes: u64,
+        string: u64,
+        fresh: u64,
+        wide: &[u8],
+        base: usize,
+        carry: &mut Carry,
+    ) {
+        let outside = !(string | quotes);
+        let space = block.equal(b' ');
+        let control = block.between(0, b' ') & !space;
+        let mut white = space & outside;
+        if control & outside != 0 {
+            white |= (block.equal(b'\n') | block.equal(b'\r') | block.equal(b'\t')) & outside;
+        }
+        self.bad |= string & control;
+        self.commas = block.equal(b',') & outside;
+        self.braces = block.equal_in(0x20, 0x20);
+
+        let scalar = outside & !(self.opening | self.closing | self.colons | self.commas | white);
+        let begin = scalar & !(scalar << 1) & fresh;
+        self.scalars(block, scalar, begin, wide, base, carry);
+        self.order(quotes & string | begin | self.opening, quotes & !string, white, carry);
+        // The first byte is the bracket at the start, or has been judged as the last one of the block before.
+        self.bad &= !1;
+    }
+
+    /// Check numbers and words, which begin at some of the bytes that are `scalar`.
+    #[inline(always)]
+    fn scalars<B: Block>(&mut self, block: B, scalar: u64, begin: u64, wide: &[u8], base: usize, carry: &mut Carry) {
+        let digit = block.between(b'0', b'9') & scalar;
+        let minus = block.equal(b'-') & scalar;
+        let point = block.equal(b'.') & scalar;
+        let mut words = carry.word;
+        let letters = begin & !(digit | minus);
+        if letters | words != 0 {
+            words = self::words(wide, base, letters, carry, &mut self.bad);
+        }
+        let (signed, fraction) = (minus << 1, point << 1);
+        let whole = (begin | signed) & digit;
+        // A run of digits with a one added at its start becomes zeros, and the one moves to the place behind it.
+        let (sum, over) = (whole | carry.integer).overflowing_add(digit);
+        carry.integer = u64::from(over);
+        let zero = whole & block.equal(b'0') | carry.zero;
+        carry.zero = zero >> 63;
+        self.bad |= scalar & !(digit | minus | point | words)
+            | minus & !begin
+            | (signed | fraction) & !digit
+            | zero << 1 & digit
+            | point & !(sum & !digit);
+    }
+
+    /// Check that values and separators follow each other as they must; values begin at `operands`, strings end at `string_ends`.
+    #[inline(always)]
+    fn order(&mut self, operands: u64, string_ends: u64, white: u64, carry: &mut Carry) {
+        let leads = self.opening | self.commas | self.colons;
+        let (after_lead, after_opening, after_string) = if white == 0 {
+            (leads << 1, self.opening << 1, string_ends << 1)
+        } else {
+            behind_white(leads, self.opening, string_ends, white, &mut carry.white)
+        };
+        let empty = self.closing & after_opening;
+        let others = !(leads | self.closing);
+        let member = behind(self.commas | self.opening & self.braces, others, &mut carry.member);
+        self.unnamed = member & !self.colons & !empty;
+        self.bad |= (operands ^ after_lead) & !(after_lead & empty) | self.colons & !(after_string & member);
+    }
+}
+
+/// The levels that are open where the sweep has come to.
+struct Walk {
+    max_depth: usize,
+    depth: usize,
+    /// Which of them are objects; the lowest bit tells of the innermost.
+    objects: u128,
+    /// All ones in an object.
+    object: u64,
+    escapes: bool,
+}
+
+impl Walk {
+    /// Go from bracket to bracket of a block; where the outermost one closes, if it does.
+    #[inline(always)]
+    fn on<V: Visitor, const CHECKED: bool>(
+        &mut self,
+        marks: &mut Marks,
+        base: usize,
+        fresh: u64,
+        visitor: &mut V,
+    ) -> Step<Option<usize>> {
+        let mut left = fresh;
+        let mut brackets = (marks.opening | marks.closing) & fresh;
+        while brackets != 0 {
+            let upto = brackets ^ (brackets - 1);
+            let bracket = brackets & upto;
+            let at = base + brackets.trailing_zeros() as usize;
+            brackets ^= bracket;
+            self.between::<V, CHECKED>(marks, left & upto, base, visitor);
+            left = !upto;
+            if marks.opening & bracket != 0 {
+                self.depth += 1;
+                if self.depth > self.max_depth {
+                    return Err(Bail);
+                }
+                self.objects = self.objects << 1 | u128::from(marks.braces & bracket != 0);
+                self.object = (self.objects as u64 & 1).wrapping_neg();
+                visitor.opened(at, self.depth);
+            } else {
+                self.depth = self.depth.checked_sub(1).ok_or(Bail)?;
+                marks.bad |= bracket & (marks.braces ^ self.object);
+                self.objects >>= 1;
+                self.object = (self.objects as u64 & 1).wrapping_neg();
+                visitor.closed(at, self.depth);
+                if self.depth == 0 {
+                    return if !CHECKED || marks.bad & upto == 0 { Ok(Some(at + 1)) } else { Err(Bail) };
+                }
+            }
+        }
+        self.between::<V, CHECKED>(marks, left, base, visitor);
+        if !CHECKED || marks.bad == 0 { Ok(None) } else { Err(Bail) }
+    }
+
+    /// What is between two brackets.
+    #[inline(always)]
+    fn between<V: Visitor, const CHECKED: bool>(&self, marks: &mut Marks, here: u64, base: usize, visitor: &mut V) {
+        if CHECKED {
+            marks.bad |= here & (marks.colons & !self.object | marks.unnamed & self.object);
+        }
+        if visitor.minds(self.depth) {
+            let (colons, commas) = (marks.colons & here, marks.commas & here);
+            visitor.between(Separators { base, colons, commas, escapes: self.escapes }, self.depth);
+        }
+    }
 }
 
 #[inline(never)]

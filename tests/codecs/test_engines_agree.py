@@ -228,14 +228,79 @@ def test_pick(bodies: list[bytes | None], paths: tuple[tuple[str, ...], ...], ma
         column.validate(full=True)
 
 
+WHOLE = '{"a":"%s","n":[-1.5,0,10.25,true,{"b":null}],"é":{"a":{"x":false}, "b" : [ ]},"c":{"b":"\\\\\\"\\ud83d\\ude00"},"b":{}}'
+PARTS = [
+    ("-1.5", "-01.5"), ("-1.5", "1.5.5"), ("-1.5", "-"), ("-1.5", "1."), ("-1.5", ".5"), ("-1.5", "1-5"), ("-1.5", "-1.5e-07"),
+    ("10.25", "00"), ("10.25", "10 25"), ("10.25", "9" * 70), ("10.25", "0." + "0" * 70 + "1"), ("10.25", "1.2" + "3" * 64 + ".4"),
+    ("true", "tru"), ("true", "truee"), ("true", "True"), ("true", "nulltrue"), ("null", "NaN"), ("null", "nul"), ("false", "fals"),
+    ("[-1", "[,-1"), ("[-1", "[[-1"), ("[-1", "{-1"), (",true", ",,true"), (",true", "true"), (",true", ":true"), (",true", ',"c":true'),
+    ("null}]", "null]}"), ("null}]", "null}"), ("null}]", "null,}]"), ("null}]", '"b"}]'), ("null}]", "null}]}"), ("null}]", 'null,"b"}]'),
+    ('"b":null', '"b"null'), ('"b":null', '"b":"b":null'), ('"b":null', 'b:null'), ('"b":null', '"b":'), ('"b":null', '"b" "b":null'),
+    ('"b":null', '1:null'), ('"b":null', '"b":null,"b":{"a":1}'), ('"b":null', "[]:null"), ('"b":null', "["), ('"b":null', ","),
+    ("é", "\\u00e9"), ("é", "c\\n"), ("é", "\udce9"), ("é", "\x00"), ("é", "\x1f"), ("é", "\t"), (" : ", "\n:\t\r"), (" : ", "\x0b:"),
+    (" : ", " :\xa0"), (" : ", " " * 70 + ":" + " " * 70), ("[ ]", "[" + "\n" * 130 + "]"), ("[ ]", "[ , ]"), ("[ ]", "[ }"),
+    ("\\\\", "\\"), ("\\\\", "\\" * 129), ("\\\\", "\\" * 130), ("\\ude00", ""), ("\\ude00", "\\u0041"), ("\\ud83d", "\\x"), ("\\ud83d", ""),
+    (',"b":{}}', ""), (',"b":{}}', '}}'), (',"b":{}}', '},{}'), (',"b":{}}', "} x"), (',"b":{}}', "} \n"), (',"b":{}}', ',"b":"q"}'),
+    (',"b":{}}', ',"b":"q'), (',"b":{}}', ',"b":}'), (',"b":{}}', ',}'), (',"b":{}}', ',"c":{"b":1}}'), ("{}", "{}}{"),
+]  # fmt: skip
+"""A text of all there is in JSON, and ways to spoil or spell it otherwise; a lone surrogate stands for a byte that is no UTF-8."""
+
+
+def test_every_rule_at_every_place_of_a_block() -> None:
+    """The compiled engine looks at 64 bytes at once: each rule is tried wherever its bytes may stand in them, also across their edges."""
+    paths = (("a",), ("c", "b"), ("é", "a", "x"), ("é", "b"), ("b",), ("n",))
+    for before, after in [("", ""), *PARTS]:
+        text = WHOLE.replace(before, after, 1) if before else WHOLE
+        bodies = [(text % ("y" * pad)).encode("utf-8", "surrogateescape") for pad in range(66)]
+        values = pa.array(bodies, pa.binary())
+        native, python = (engine.pick(values, paths, 128) for engine in (need_native(), PYTHON))
+        assert native.errors.to_pylist() == python.errors.to_pylist()
+        assert native.columns == python.columns
+        for pad in range(0, 66, 5):
+            body = b"[{}," + bodies[pad] + b"]"
+            assert _split(need_native(), body, lines=False) == _split(PYTHON, body, lines=False)
+        right = [
+            body for body, error in zip(bodies, _failed(native.errors, len(bodies)), strict=True) if not error
+        ]
+        body = b"[" + b" , ".join(right) + b"]"
+        found = need_native().split(body, lines=False, max_event_bytes=1 << 20, max_depth=128)
+        assert [event.strip(b" \n") for event in right] == found.values.to_pylist()
+        assert found.validated
+        searched = need_native().pick(found.values, paths, 128, validated=True)
+        assert searched.errors.num_rows == 0
+        assert searched.columns == PYTHON.pick(found.values, paths, 128).columns
+
+
+def _failed(errors: pa.RecordBatch, rows: int) -> list[bool]:
+    failed = set(errors.column("row").to_pylist())
+    return [row in failed for row in range(rows)]
+
+
+@SETTINGS
+@given(
+    st.lists(texts() | damaged() | st.none(), max_size=6),
+    st.lists(st.lists(STEPS, max_size=3).map(tuple), max_size=4).map(tuple),
+)
+def test_pick_of_what_is_validated(bodies: list[bytes | None], paths: tuple[tuple[str, ...], ...]) -> None:
+    """The same as without saying so; and said of texts that are wrong, it does no harm."""
+    values = pa.array(bodies, pa.binary())
+    python = PYTHON.pick(values, paths, 128)
+    native = need_native().pick(values, paths, 128, validated=True)
+    assert [len(column) for column in native.columns] == [len(bodies)] * len(paths)
+    failed = _failed(python.errors, len(bodies))
+    right = pa.array([None if bad else body for body, bad in zip(bodies, failed, strict=True)], pa.binary())
+    for engine in (need_native(), PYTHON):
+        assert engine.pick(right, paths, 128, validated=True).columns == python.columns
+
+
 def _split(
     engine: Engine, body: bytes, *, lines: bool
-) -> tuple[list[bytes], list[tuple[int, str, str]]] | str:
+) -> tuple[list[bytes], list[tuple[int, str, str]], bool] | str:
     try:
         found = engine.split(body, lines=lines, max_event_bytes=60, max_depth=3)
     except Refused as error:
         return str(error)
-    return found.values.to_pylist(), found.faults
+    return found.values.to_pylist(), found.faults, found.validated
 
 
 @SETTINGS

@@ -49,6 +49,14 @@ def test_broken_arrays(body: bytes) -> None:
         split(body)
 
 
+def test_what_is_validated() -> None:
+    """An array in UTF-8 is; what is only cut, or has other bytes in a string, isn't."""
+    assert split(b'[{"a":"\xc3\xa9"},1]').validated
+    assert not split(b'[{"a":"\xff"}]').validated
+    assert not split(b'{"a":1}').validated
+    assert not split(b'{"a":1}\n{}', kind="lines").validated
+
+
 def test_too_many() -> None:
     with pytest.raises(Refused, match="holds 3 events; send at most 2"):
         split(b"[{},{},{}]", max_events=2)
