@@ -97,7 +97,7 @@ def _peer(
     return Bench(
         f"peer-{name}",
         Run(f"bench.cases.sinks:to_{sink}"),
-        50_000,
+        200_000,
         4_000,
         Run(f"bench.peers.{function}"),
         title,

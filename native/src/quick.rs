@@ -3,7 +3,7 @@
 //! It gives up (`Stop::Bail`) at whatever is wrong or unusual: duplicate keys, escapes in keys, a byte order mark, a value of another
 //! kind, unless that is allowed. What it has appended until then is the caller's to take back, and `judge` decides.
 
-use crate::columns::{Column, Entries, Stop};
+use crate::columns::{Column, Stop};
 use crate::judge::Latitude;
 use crate::numbers;
 use crate::scan::{Bail, Scanner, Step, is_utf8};
@@ -163,12 +163,7 @@ impl<'a> Quick<'a> {
                 offsets.push(items.len())?;
                 end
             }
-            Kind::Map(value) => {
-                let (offsets, entries) = column.map();
-                let end = self.entries(self.scanner.demand(at, b'{')?, value, entries)?;
-                offsets.push(entries.values.len())?;
-                end
-            }
+            Kind::Map(value) => self.map(self.scanner.demand(at, b'{')?, value, column)?,
             Kind::Leaf(Leaf::Boolean) => {
                 let value = self.scanner.peek(at) == b't';
                 let end = self.scanner.literal(at, if value { b"true" } else { b"false" })?;
@@ -229,7 +224,8 @@ impl<'a> Quick<'a> {
 
     /// The members of a map from behind its brace.
     #[inline(never)]
-    fn entries(&mut self, at: usize, value: &Node, entries: &mut Entries) -> Result<usize, Stop> {
+    fn map(&mut self, at: usize, value: &Node, column: &mut Column) -> Result<usize, Stop> {
+        let (offsets, entries) = column.map();
         self.scanner.enter()?;
         let noted = self.scanner.keys();
         let mut at = self.scanner.white(at);
@@ -249,6 +245,7 @@ impl<'a> Quick<'a> {
             }
             self.scanner.forget_keys(noted)?;
         }
+        offsets.push(entries.values.len())?;
         self.scanner.depth -= 1;
         Ok(at + 1)
     }

@@ -82,6 +82,30 @@ def test_what_is_as_expected_passes(write: Write) -> None:
     assert (result.pipeline, result.name, result.ok) == ("shop", "an order and its repetition", True)
 
 
+LABELS = """\
+{"type": "object", "properties": {"labels": {"type": "object", "additionalProperties": {"type": ["integer", "null"]}}}}
+"""
+
+
+def test_maps_are_written_like_objects(write: Write) -> None:
+    tests = """\
+tests:
+  - name: labels
+    events:
+      - {source: in, value: {id: 1, type: order, who: anna, labels: {a.b: 1, C: null}}}
+      - {source: in, value: {id: 2, type: order, who: anna, labels: {a.b: x}}}
+    expect:
+      orders: {shop.order: [{labels: {a.b: 2}}]}
+"""
+    folder = write({"pipelines/shop.yaml": HEAD + tests, "schemas/order.json": LABELS})
+    with Project(folder) as project:
+        (result,) = project.test().results
+    assert list(result.failures) == [
+        'orders: shop.order: row 1: labels is {"a.b": 1, "C": null}, not {"a.b": 2}',
+        "event 2 is a dead letter: type, refused by source in: labels.a.b: expected an integer, found a string",
+    ]
+
+
 def test_what_is_not_as_expected_is_told_by_table_row_and_column(write: Write) -> None:
     found = failures(
         write,

@@ -71,9 +71,8 @@ def _reduced(schema: Any, place: _Place) -> dict[str, Any]:
     properties = schema.get("properties", {})
     extra, required = schema.get("additionalProperties", True), schema.get("required", ())
     values = map_values(schema) if place.depth and _may_be("object", schema) else None
-    if values is None and (extra not in (True, {}) and (extra is not False or not properties)):
-        return dict(schema)
-    if not set(required) <= set(properties):
+    open_or_closed = extra in (True, {}) or (extra is False and properties)
+    if not (open_or_closed or values) or not set(required) <= set(properties):
         return dict(schema)
     kept = {key: value for key, value in schema.items() if key not in COVERED_KEYWORDS}
     below = {name: _reduced(each, place.below()) for name, each in properties.items()}

@@ -38,7 +38,8 @@ class Decoded:
     `columns` has the schema's fields, every one nullable, and where asked for a last JSON column `_rest` (underscores are added
     until no field has that name): an object of the fields the schema lacks, nested ones by their path, list items by index, values
     of maps by key. `errors` (`ERRORS_SCHEMA`) has the rows that failed. `unknown` counts, by path with `[]` for list items and `{}`
-    for values of maps, fields the schema lacks, where they hold more than null or an empty list; `duplicates` counts dropped keys; both over rows without an error.
+    for values of maps, fields the schema lacks, where they hold more than null or an empty list; `duplicates` counts dropped keys;
+    both over rows without an error.
     """
 
     columns: pa.RecordBatch

@@ -100,7 +100,7 @@ class _Conversion:
         return [self._member(each, item, (*steps, index)) for index, each in enumerate(value)]
 
     def _in_order(self, members: dict[str, Any], steps: Steps) -> Iterable[str]:
-        """The keys of an object, one that was written again in the place of its first."""
+        """The keys of a map, one that was written again in the place of its first: as the quick way has them."""
         return first_written(text_at(self._parsed, steps)) if self._parsed.duplicates else members
 
     def _scalar(self, value: Any, node: Node, steps: Steps) -> Any:

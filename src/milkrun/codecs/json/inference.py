@@ -66,8 +66,8 @@ def grown(values: pa.BinaryArray | pa.ChunkedArray, schema: EventSchema) -> Even
     Whole numbers become int64, beyond 64 bits decimal(38, 0); integers and fractions of one field in one call double; strings
     stay strings. Of other mixed kinds the first one counts. Null and empty lists alone add nothing; an empty object, a list of
     mixed kinds, what lies deeper than `MAX_LEVELS` and an object with more than `MAX_MEMBERS` fields become JSON text. New fields
-    are never required, and never maps: only a schema can say
-    that an object's names are data. At `MAX_FIELDS` fields in all, the schema stops growing. Rows that aren't JSON objects are passed over.
+    are never required, and never maps: only a schema can say that an object's names are data. At `MAX_FIELDS` fields in all, the
+    schema stops growing. Rows that aren't JSON objects are passed over.
     """
     if not schema.grow:
         return schema
