@@ -122,6 +122,19 @@ def test_strict_plans(data: st.DataObject) -> None:
     compare(make_plan(EventSchema(pa.schema(fields)), strictness), list(bodies), Reading())
 
 
+def test_nulls_among_items_and_values_that_are_not_allowed() -> None:
+    """Required items can't be null, and neither can optional ones by a plan that says so: of a list, of a map, of both in each other."""
+    kinds = [pa.list_(pa.int64()), pa.map_(pa.string(), pa.int64())]
+    kinds += [pa.list_(kinds[1]), pa.map_(pa.string(), kinds[0])]
+    bodies = [b'{"a":[null]}', b'{"a":{"k":null}}', b'{"a":[{"k":null}]}', b'{"a":{"k":[null]}}']
+    for kind, body in zip(kinds, bodies, strict=True):
+        fields = [pa.field("a", kind)]
+        last = _paths(fields, ())[-1]
+        plan = make_plan(EventSchema(pa.schema(fields)), Strictness(no_null=frozenset([last])))
+        compare(plan, [body, b'{"a":null}'], Reading())
+        assert PYTHON.check(plan, pa.array([body]), 128).column("code").to_pylist() == ["type"]
+
+
 def test_every_case() -> None:
     """The cases again, for messages, places and counts, each by the schemas of all others of its kind."""
     bodies = [case.body for case in CASES]

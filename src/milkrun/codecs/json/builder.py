@@ -159,7 +159,7 @@ class Builder:
 
     def _held(self, node: Node, values: list[Any], raws: Raws) -> pa.Array:
         """The items of all lists, or the values of all maps: where there is none, nothing stands for it."""
-        if node.required and None in values:
+        if (node.required or node.no_null) and None in values:
             self._blame(node, lambda value: value is not None)
         return self._column(node, values, raws, 0)
 
