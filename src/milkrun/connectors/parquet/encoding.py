@@ -21,8 +21,8 @@ REPEATS = 4
 """A column is dictionary-encoded where each value of its sample comes this often on average."""
 
 FIRST_ROWS = 1024
-"""Rows of a column's sample that are looked at first: where their values repeat in less than one row of eight, or as often as REPEATS
-asks for four times over, the others are taken to do likewise."""
+"""Values of a column's sample that are looked at first: where seven of eight differ, or each comes four times as often as REPEATS asks,
+the others are taken to do likewise. Counting different values is what the decision costs."""
 
 BATCH_ROWS = 8192
 """Rows handed to the encoder of a column at a time; a page ends after one of these batches. pyarrow's own 1,024 cost a tenth more."""
