@@ -243,7 +243,7 @@ BENCHES = (
     Bench(
         "log-to-parquet",
         Run("bench.cases.sinks:to_parquet"),
-        50_000,
+        300_000,
         4_000,
         Run("bench.cases.sinks:duckdb_copy"),
         "DuckDB COPY from NDJSON",
@@ -253,7 +253,7 @@ BENCHES = (
     Bench(
         "log-to-duckdb",
         Run("bench.cases.sinks:to_duckdb"),
-        50_000,
+        300_000,
         4_000,
         Run("bench.cases.sinks:duckdb_table"),
         "DuckDB read_json",

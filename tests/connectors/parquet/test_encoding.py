@@ -59,6 +59,11 @@ def test_what_hardly_repeats_at_first_is_taken_to_go_on_so() -> None:
     assert dictionary_columns(pa.table({"n": [number % 1_000 for number in range(ROWS)]})) == []
 
 
+def test_a_mostly_empty_beginning_decides_nothing() -> None:
+    late = [number if number in (5, 9) else None for number in range(2_000)] + [7] * (ROWS - 2_000)
+    assert dictionary_columns(pa.table({"late": late})) == ["late"]
+
+
 def test_nulls_count_for_nothing() -> None:
     few = [None if number % 10 else number // 10 for number in range(ROWS)]
     assert dictionary_columns(pa.table({"few": few})) == []

@@ -126,7 +126,8 @@ def _repeats(leaf: pa.Array) -> bool:
     if pa.types.is_boolean(leaf.type):
         return False
     values, distinct = _counts(leaf.slice(0, FIRST_ROWS))
-    if values and (distinct * 8 > values * 7 or distinct * REPEATS * 4 <= values):
+    # Of a column that is mostly null the beginning tells too little.
+    if values * 2 >= FIRST_ROWS and (distinct * 8 > values * 7 or distinct * REPEATS * 4 <= values):
         return distinct * REPEATS <= values
     values, distinct = _counts(leaf)
     return 0 < distinct * REPEATS <= values
