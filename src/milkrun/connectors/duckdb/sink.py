@@ -92,7 +92,9 @@ class DuckDBSink(Sink):
         erases=True,
         remains=erasing.REMAINS,
     )
-    default_cut: ClassVar[CutSpec] = CutSpec(rows=100_000, bytes=64 << 20, seconds=1.0)
+    # DuckDB writes the whole row groups (122,880 rows) of a transaction straight into the file, and what is smaller twice: into its
+    # write-ahead log and then into the file. So under load a cut should be larger than one.
+    default_cut: ClassVar[CutSpec] = CutSpec(rows=250_000, bytes=128 << 20, seconds=1.0)
 
     config: DuckDBConfig
 
