@@ -13,6 +13,7 @@ import pyarrow as pa
 
 HEADER = pa.struct([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.binary())])
 HEADERS = pa.list_(HEADER)
+_NO_HEADER = pa.array([], HEADER)
 TIMESTAMP = pa.timestamp("ms", tz="UTC")
 
 RECORD_SCHEMA = pa.schema(
@@ -71,4 +72,4 @@ class Batch:
 def no_headers(rows: int) -> pa.Array:
     """`rows` empty header lists."""
     offsets = pa.array(np.zeros(rows + 1, np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array([], HEADER), type=HEADERS)
+    return pa.ListArray.from_arrays(offsets, _NO_HEADER, type=HEADERS)

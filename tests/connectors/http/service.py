@@ -15,19 +15,23 @@ from typing import Any
 import httpx
 import numpy as np
 
+from milkrun.codecs.json import pick
 from milkrun.connectors.http.config import HttpConfig
 from milkrun.connectors.http.source import HttpSource
 from milkrun.model.clock import Clock, SystemClock
-from milkrun.plugin import Outcome, Received, SourceContext
+from milkrun.plugin import Fault, Outcome, Received, SourceContext
 from milkrun.plugin.config import parse
+from milkrun.runtime.cutting import cut
 
 EVENTS = "/v1/events"
 JSON = {"content-type": "application/json"}
 
 
 def outcome_of(received: Received, seen: set[str]) -> Outcome:
-    """What becomes of the rows where faults are refused and ids are recognised in `seen`."""
+    """What becomes of the rows where faults and what is no JSON object are refused, and ids are recognised in `seen`."""
     refused = {fault.row: fault for fault in received.faults}
+    for error in pick(received.values, []).errors.to_pylist():
+        refused.setdefault(error["row"], Fault(error["row"], error["code"], error["message"]))
     duplicate = np.zeros(len(received), np.bool_)
     column = received.attributes.get("id")
     ids = [None] * len(received) if column is None else column.to_pylist()
@@ -135,7 +139,7 @@ def make_source(
 ) -> HttpSource:
     """A source with these options, not open; on a free port unless they say else."""
     config = parse(HttpConfig, {"listen": "127.0.0.1:0"} | options)
-    return HttpSource(config, SourceContext("shop", name, folder, clock or SystemClock(), id_path))
+    return HttpSource(config, SourceContext("shop", name, folder, clock or SystemClock(), id_path, cut))
 
 
 @contextmanager

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from milkrun.connectors.http.columns import received_of, settled_of
 from milkrun.connectors.http.door import Rate
+from milkrun.connectors.http.ids import Ids
 from milkrun.connectors.http.refusals import Refusal
 from milkrun.connectors.http.rows import CloudEvent, Rows
 from milkrun.connectors.http.waiting import Request, Settled
@@ -26,15 +29,19 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
+def column(values: list[bytes]) -> pa.BinaryArray:
+    return pa.array(values, pa.binary())
+
+
 def requests_of(loop: asyncio.AbstractEventLoop, rows: list[Rows]) -> list[Request]:
     return [Request(each, 0, loop.create_future()) for each in rows]
 
 
 def test_rows_become_columns_in_order(loop: asyncio.AbstractEventLoop) -> None:
     rows = [
-        Rows([b"a", b"b"], ids=["1", "2"], headers=[("agent", b"x"), ("tenant", b"y")]),
-        Rows([b"c"], [Fault(0, "syntax", "why")]),
-        Rows([b"d"], ids=["e"], events=[EVENT], headers=[("ce.id", b"e")]),
+        Rows(column([b"a", b"b"]), ids=pa.array(["1", "2"]), headers=[("agent", b"x"), ("tenant", b"y")]),
+        Rows(column([b"c"]), [Fault(0, "syntax", "why")]),
+        Rows(column([b"d"]), ids=pa.array(["e"]), events=[EVENT], headers=[("ce.id", b"e")]),
     ]
     received = received_of(requests_of(loop, rows))
     assert received.values.to_pylist() == [b"a", b"b", b"c", b"d"]
@@ -56,13 +63,21 @@ def test_rows_become_columns_in_order(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def test_columns_that_nobody_needs_are_not_made(loop: asyncio.AbstractEventLoop) -> None:
-    received = received_of(requests_of(loop, [Rows([b"a"]), Rows([b"b"])]))
+    received = received_of(requests_of(loop, [Rows(column([b"a"])), Rows(column([b"b"]))]))
     assert received.attributes == {}
     assert received.headers.to_pylist() == [[], []]
 
 
+def test_ids_are_given_where_the_client_brought_none(loop: asyncio.AbstractEventLoop) -> None:
+    rows = [Rows(column([b"a", b"b"])), Rows(column([b"c"]), ids=pa.array(["own"])), Rows(column([b"d"]))]
+    received = received_of(requests_of(loop, rows), Ids())
+    ids = received.attributes["id"].to_pylist()
+    assert [json.loads(each.given or b"[]") for each in rows] == [ids[:2], [], ids[3:]]
+    assert ids[2] == "own" and len(set(ids)) == 4
+
+
 def test_each_request_learns_its_own_outcome(loop: asyncio.AbstractEventLoop) -> None:
-    requests = requests_of(loop, [Rows([b"a"] * count) for count in (2, 1, 3, 1)])
+    requests = requests_of(loop, [Rows(column([b"a"] * count)) for count in (2, 1, 3, 1)])
     duplicate = np.array([False, True, False, False, True, False, False])
     refused = {3: Fault(3, "schema", "no"), 2: Fault(2, "utf8", "no"), 5: Fault(5, "depth", "no")}
     assert settled_of(requests, Outcome(duplicate, refused)) == [

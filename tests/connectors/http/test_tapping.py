@@ -15,12 +15,13 @@ from milkrun.model.errors import Refused
 from milkrun.plugin import SourceContext
 from milkrun.plugin.config import parse
 from milkrun.plugin.source import Source
+from milkrun.runtime.cutting import cut
 from milkrun.testing.fakes import NoConfig, SourceScript
 
 
 def test_events_are_shown_and_not_kept(tmp_path: Path) -> None:
     config = parse(HttpConfig, {"listen": "127.0.0.1:8080", "keys": ["sha256:" + "0" * 64]})
-    source = HttpSource(config, SourceContext("shop", "app", tmp_path, SystemClock()))
+    source = HttpSource(config, SourceContext("shop", "app", tmp_path, SystemClock(), split=cut))
     try:
         told = source.tap([])
         url = told.rpartition(" ")[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+import pyarrow as pa
 import pytest
 
 from milkrun.connectors.http.refusals import Refusal
@@ -33,7 +34,7 @@ def line(clock: ManualClock) -> Line:
 def join(line: Line, loop: asyncio.AbstractEventLoop, events: int = 1, nbytes: int = 1) -> Request:
     hold = Hold(line.room)
     hold.reserve(nbytes)
-    request = Request(Rows([b"{}"] * events), nbytes, loop.create_future())
+    request = Request(Rows(pa.array([b"{}"] * events, pa.binary())), nbytes, loop.create_future())
     line.join(request)
     hold.pass_on()
     return request

@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 
+from milkrun.connectors.http.ids import Ids
 from milkrun.connectors.http.rows import Rows
 from milkrun.connectors.http.waiting import Request, Settled
 from milkrun.model.batch import HEADER, HEADERS, no_headers
@@ -15,9 +16,11 @@ from milkrun.plugin import Fault, Outcome, Received
 CE_ATTRIBUTES = ("id", "type", "source", "subject", "time")
 
 
-def received_of(requests: list[Request]) -> Received:
-    """All rows in the order of the requests; the token is the requests."""
+def received_of(requests: list[Request], ids: Ids | None = None) -> Received:
+    """All rows in the order of the requests; the token is the requests. Those whose client brought no ids get some of `ids`."""
     rows = [request.rows for request in requests]
+    if ids is not None:
+        _give([each for each in rows if each.ids is None], ids)
     values = pa.concat_arrays([each.values for each in rows])
     return Received(
         values=values,
@@ -45,6 +48,16 @@ def settled_of(requests: list[Request], outcome: Outcome) -> list[Settled]:
         Settled(count - twice - len(wrong), twice, tuple(wrong))
         for count, twice, wrong in zip(counts.tolist(), duplicates, refused, strict=True)
     ]
+
+
+def _give(rows: list[Rows], ids: Ids) -> None:
+    if not rows:
+        return
+    given = ids.give(sum(map(len, rows)))
+    start = 0
+    for each in rows:
+        each.ids, each.given = given.column.slice(start, len(each)), given.json(start, len(each))
+        start += len(each)
 
 
 def _faults(rows: list[Rows]) -> list[Fault]:

@@ -70,6 +70,9 @@ def _json(body: bytes, form: Form, limits: Limits, split: Splitter) -> Rows:
         _check_pieces(body, b",", limits.max_events * VALUES_PER_EVENT, limits)
     elif (wrong := _malformed(body, limits)) is not None:
         return _whole(body, *wrong)
+    elif body.startswith(b"{") and len(body) <= limits.max_event and _is_flat(body, limits.max_depth):
+        # As splitting would say, which is made for many events and costs a single one more.
+        return Rows(pa.array([body], pa.binary()))
     try:
         return _cut(body, limits, split)
     except Refused as refused:
@@ -117,7 +120,9 @@ def _wrong_data(body: bytes, limits: Limits) -> tuple[str, str] | None:
         return wrong
     if not _is_utf8(body):
         return "utf8", "not valid UTF-8"
-    return ("depth", _too_deep(limits)) if depth_of(body) > limits.max_depth else None
+    if _is_flat(body, limits.max_depth) or depth_of(body) <= limits.max_depth:
+        return None
+    return "depth", _too_deep(limits)
 
 
 def _check_pieces(body: bytes, separator: bytes, most: int, limits: Limits) -> None:
@@ -131,6 +136,11 @@ def _check_pieces(body: bytes, separator: bytes, most: int, limits: Limits) -> N
 
 def _whole(body: bytes, code: str, message: str) -> Rows:
     return Rows(pa.array([body], pa.binary()), [Fault(0, code, message)], unparsed=True)
+
+
+def _is_flat(body: bytes, levels: int) -> bool:
+    """Whether there are too few brackets for more than so many levels."""
+    return body.count(b"{") + body.count(b"[") <= levels
 
 
 def depth_of(value: bytes) -> int:

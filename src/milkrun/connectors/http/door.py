@@ -68,7 +68,8 @@ class Door:
         self.rate = Rate(clock, config.rate_limit)
         self.origins = frozenset(origin.encode() for origin in config.cors_origins)
         self._kept = [(text.lower().encode(), text.lower()) for text in config.keep_headers]
-        self._ids = Ids() if takes_id else None
+        self.ids = Ids() if takes_id else None
+        """Gives ids to events that come without."""
         self.away = False
         """The source is closed for now; its keys stay known, so that no client takes it that they are wrong."""
 
@@ -83,13 +84,10 @@ class Door:
         return origin is None or origin in self.origins or b"*" in self.origins
 
     def complete(self, rows: Rows, headers: Mapping[bytes, bytes]) -> None:
-        """Add the headers that are kept, and ids: of the client's headers, else given ones. Refusal 400 where they don't fit."""
+        """Add the headers that are kept, and the ids of the client's headers. Refusal 400 where they don't fit."""
         rows.headers += [(name, headers[raw]) for raw, name in self._kept if raw in headers]
-        if rows.events is not None:
-            return
-        rows.ids = _client_ids(len(rows), headers)
-        if rows.ids is None and self._ids is not None:
-            rows.ids, rows.given = self._ids.give(len(rows))
+        if rows.events is None:
+            rows.ids = _client_ids(len(rows), headers)
 
 
 def _client_ids(count: int, headers: Mapping[bytes, bytes]) -> pa.StringArray | None:

@@ -27,8 +27,8 @@ class Rows:
     """The events of a request, in its order.
 
     Faults name rows that are refused; their bytes are kept with the others'. `ids` and `events` have an entry a row, or are None where no
-    row has any. `headers` are kept with every row. `given` is the JSON array of the ids, where they were given here and not by the
-    client; `unparsed` tells that the one row is a whole body in which no events could be told apart.
+    row has any. `headers` are kept with every row. `given` is the JSON array of the ids, where the client brought none and they were
+    given here; `unparsed` tells that the one row is a whole body in which no events could be told apart.
     """
 
     values: pa.BinaryArray

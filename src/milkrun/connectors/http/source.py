@@ -72,7 +72,7 @@ class HttpSource(Source):
         if requests:
             if self._tapped:
                 door.line.settle(requests, [previewed()] * len(requests))
-            return received_of(requests)
+            return received_of(requests, door.ids)
         if not server.alive:
             raise Reopen(f"the HTTP server at {server.address} has stopped")
         return None
