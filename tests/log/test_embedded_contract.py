@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from milkrun.log.embedded import EmbeddedLog
 from milkrun.log.protocol import Log
+from milkrun.model.spec import TopicSpec
 from milkrun.testing.clock import ManualClock
-from milkrun.testing.log_contract import LogContract
+from milkrun.testing.log_contract import LogContract, append
 
 
 class TestEmbeddedLog(LogContract):
@@ -19,3 +21,19 @@ class TestEmbeddedLog(LogContract):
 
     def open_log(self, clock: ManualClock) -> Log:
         return EmbeddedLog(self.path, clock)
+
+    def test_ids_of_one_transaction_in_two_calls(self, log: Log) -> None:
+        with log.transaction() as transaction:
+            assert transaction.unseen("s", pa.array(["a", "b"]), 60).to_pylist() == [True, True]
+            assert transaction.unseen("s", pa.array(["c", "b", "d"]), 60).to_pylist() == [True, False, True]
+        with log.transaction() as transaction:
+            seen = transaction.unseen("s", pa.array(["a", "b", "c", "d", "e"]), 60).to_pylist()
+        assert seen == [False, False, False, False, True]
+
+    def test_one_read_gives_sixteen_megabytes_at_most(self, log: Log) -> None:
+        log.create_topic(TopicSpec("large"))
+        append(log, "large", [b"x" * (1 << 20)] * 20)
+        first = log.read("large", 0, 0)
+        assert 1 <= len(first) <= 16
+        rest = log.read("large", 0, first.next_offset)
+        assert len(first) + len(rest) == 20

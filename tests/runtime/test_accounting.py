@@ -18,5 +18,10 @@ def test_one_entry_a_minute() -> None:
     ]
 
 
+def test_events_of_one_minute_are_one_entry() -> None:
+    found = list(entries("shop", "orders", 0, Stage.DEAD, "out", pa.array([119_999, 60_000, 60_000])))
+    assert found == [LedgerEntry("shop", "orders", 0, 1, Stage.DEAD, "out", 3)]
+
+
 def test_no_events_no_entry() -> None:
     assert list(entries("shop", "orders", 0, Stage.DEAD, "out", pa.array([], pa.int64()))) == []

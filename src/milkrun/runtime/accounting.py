@@ -24,5 +24,9 @@ def entries(
     if not len(timestamps):
         return
     minutes = timestamps.cast(pa.int64()).to_numpy() // _MS_A_MINUTE
-    for minute, count in zip(*np.unique(minutes, return_counts=True), strict=True):
+    if minutes.min() == minutes.max():
+        counted = [(minutes[0], len(minutes))]
+    else:
+        counted = list(zip(*np.unique(minutes, return_counts=True), strict=True))
+    for minute, count in counted:
         yield LedgerEntry(pipeline, topic, partition, int(minute), stage, party, int(count))
