@@ -12,6 +12,7 @@ from milkrun.connectors.http.decoding import Limits, decode, depth_of
 from milkrun.connectors.http.forms import Form, encoding_of, form_of
 from milkrun.connectors.http.refusals import Refusal
 from milkrun.connectors.http.rows import Rows
+from milkrun.plugin import Cut
 from milkrun.runtime.cutting import cut
 
 LIMITS = Limits(max_event=1000, max_events=5, max_depth=128)
@@ -160,6 +161,21 @@ def test_too_many_events_are_refused_together(form: Form) -> None:
     with pytest.raises(Refusal) as raised:
         rows(bodies[form], form)
     assert (raised.value.status, raised.value.code) == (413, "too_many_events")
+
+
+def test_elements_are_counted_before_each_is_found_to_be_no_event() -> None:
+    # 301 elements at 5 allowed: more than 20 commas an event, fewer than 200.
+    looked_at: list[bytes] = []
+
+    def split(body: bytes, *, lines: bool, max_event_bytes: int, max_depth: int) -> Cut:
+        looked_at.append(body)
+        return cut(body, lines=lines, max_event_bytes=max_event_bytes, max_depth=max_depth)
+
+    with pytest.raises(Refusal) as raised:
+        decode(b"[" + b"3," * 300 + b"3]", Form.JSON, {}, LIMITS, split)
+    assert (raised.value.status, raised.value.code, looked_at) == (413, "too_many_events", [])
+    many_values = b'[{"a":[' + b"3," * 300 + b"3]}]"
+    assert len(decode(many_values, Form.JSON, {}, LIMITS, split)) == len(looked_at) == 1
 
 
 @pytest.mark.parametrize(

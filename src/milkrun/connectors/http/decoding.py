@@ -26,7 +26,11 @@ VALUES_PER_EVENT = 200
 """Commas an event may have on average where a request is as full as can be. Telling elements apart takes memory for each of them, and they
 can only be counted afterwards: no more may be there than this allows."""
 
+COUNTED_AFTER = 20
+"""Commas an event may have on average before the elements are counted by themselves, without saying of each that it is no event."""
+
 BLANK_LINES = 10
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _ONE = msgspec.json.Decoder(msgspec.Raw)
 _BOM = b"\xef\xbb\xbf"
 _WHITE = b" \t\r\n"
@@ -67,7 +71,7 @@ def _json(body: bytes, form: Form, limits: Limits, split: Splitter) -> Rows:
     if form is Form.BATCH and not is_array:
         return _whole(body, "not_array", "an array of CloudEvents is due")
     if is_array:
-        _check_pieces(body, b",", limits.max_events * VALUES_PER_EVENT, limits)
+        _check_items(body, limits)
     elif (wrong := _malformed(body, limits)) is not None:
         return _whole(body, *wrong)
     elif body.startswith(b"{") and len(body) <= limits.max_event and _is_flat(body, limits.max_depth):
@@ -81,12 +85,7 @@ def _json(body: bytes, form: Form, limits: Limits, split: Splitter) -> Rows:
 
 def _cut(body: bytes, limits: Limits, split: Splitter, *, lines: bool = False) -> Rows:
     found = split(body, lines=lines, max_event_bytes=limits.max_event, max_depth=limits.max_depth)
-    if len(found.values) > limits.max_events:
-        raise Refusal(
-            413,
-            "too_many_events",
-            f"the request has {len(found.values)} events, more than {limits.max_events}; nothing was kept, send fewer at a time",
-        )
+    _check_count(len(found.values), limits)
     return Rows(found.values, list(found.faults))
 
 
@@ -125,12 +124,37 @@ def _wrong_data(body: bytes, limits: Limits) -> tuple[str, str] | None:
     return "depth", _too_deep(limits)
 
 
+def _check_items(body: bytes, limits: Limits) -> None:
+    """Refuse an array of far too many elements before anything is made of them."""
+    _check_pieces(body, b",", limits.max_events * VALUES_PER_EVENT, limits)
+    if not _has_more(body, b",", limits.max_events * COUNTED_AFTER):
+        return
+    try:
+        _check_count(len(_ITEMS.decode(body)), limits)
+    except (msgspec.DecodeError, RecursionError):
+        # What is wrong the splitter finds.
+        return
+
+
 def _check_pieces(body: bytes, separator: bytes, most: int, limits: Limits) -> None:
-    if len(body) > most and body.count(separator) > most:
+    if _has_more(body, separator, most):
         raise Refusal(
             413,
             "too_many_events",
             f"the request has far more values than {limits.max_events} events have; nothing was kept, send less at a time",
+        )
+
+
+def _has_more(body: bytes, separator: bytes, most: int) -> bool:
+    return len(body) > most and body.count(separator) > most
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count > limits.max_events:
+        raise Refusal(
+            413,
+            "too_many_events",
+            f"the request has {count} events, more than {limits.max_events}; nothing was kept, send fewer at a time",
         )
 
 
