@@ -25,7 +25,7 @@ BLOCK_BYTES = 4 << 20
 
 _CHECKSUM_BYTES = 4
 _PARAMETERS = zstandard.ZstdCompressionParameters.from_level(1, window_log=18)
-"""Without zstd's own checksum: that is one of the uncompressed bytes, six times as many, and would be made by the slower hash."""
+"""Without zstd's own checksum, which is one of the uncompressed bytes: six times as many to go through, on both ways."""
 
 _CODEC = pa.Codec("zstd")
 """Decompresses into Arrow's memory pool, which keeps its pages from one block to the next; Python's allocator gives them back."""
