@@ -13,7 +13,7 @@ PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 export PATH MATURIN_NO_INSTALL_RUST=1 RUSTUP_AUTO_INSTALL=0
 
 if ! command -v cargo >/dev/null 2>&1; then
-    echo "milkrun: cargo is not there; install Rust 1.89 or later. Until then JSON is read in plain Python, which is slower" >&2
+    echo "milkrun: cargo is not there; install Rust 1.88 or later. Until then JSON is read in plain Python, which is slower" >&2
     exit 1
 fi
 # Compiled in a folder of its own: the sanitizer is loaded before Python, and watches this library alone.

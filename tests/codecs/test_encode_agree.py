@@ -96,8 +96,7 @@ def said(value: Any, kind: pa.DataType, nulls: bool) -> Any:
         members = {field.name: said(value[field.name], field.type, nulls) for field in kind}
         return members if nulls else {name: each for name, each in members.items() if each is not None}
     if pa.types.is_map(kind):
-        entries = {name: said(each, kind.item_type, nulls) for name, each in value}
-        return entries if nulls else {name: each for name, each in entries.items() if each is not None}
+        return {name: said(each, kind.item_type, nulls) for name, each in value}
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return [said(each, kind.value_type, nulls) for each in value]
     if pa.types.is_floating(kind) and not math.isfinite(value):
