@@ -4,7 +4,7 @@
 #   tools/setup.sh base    what the package runs with
 #   tools/setup.sh dev     and what checks it
 #   tools/setup.sh test    and the servers its tests start: RabbitMQ's broker, Prometheus' promtool, Kafka's jars and
-#                          a JVM for them, kcat, PostgreSQL, fakesnow
+#                          a JVM for them, kcat, PostgreSQL, fakesnow; and the peers that benches measure beside Milkrun
 #   tools/setup.sh kafka   base, and of the servers Kafka alone
 #
 # On Debian as root it installs what the system lacks, without starting any service. PYTHON names another
@@ -205,6 +205,16 @@ add_fakesnow() {
         echo "$made" >.cache/fakesnow/made
 }
 
+# What benches put beside Milkrun, and their tests read with.
+add_peers() {
+    made=$(cksum <requirements/peers.txt)
+    [ "$(cat .venv/milkrun-peers 2>/dev/null)" != "$made" ] || return 0
+    say "installing requirements/peers.txt into .venv"
+    env PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --quiet --no-user --no-deps \
+        --require-hashes -r requirements/peers.txt &&
+        echo "$made" >.venv/milkrun-peers
+}
+
 # Tests start their own broker; the ones just installed must not come up with the machine either.
 keep_disabled() {
     command -v systemctl >/dev/null 2>&1 || return 0
@@ -231,4 +241,5 @@ fi
 case $level in
 test | kafka) add_servers ;;
 esac
+[ "$level" != test ] || add_peers || say "peers of the benches could not be installed: tests that need them are skipped"
 [ "$level" != test ] || add_fakesnow || say "fakesnow could not be installed: tests that need it are skipped"
