@@ -112,7 +112,6 @@ class Collector:
             return settled_reply(rows, Settled(0))
         door = entry.door
         door.complete(rows, headers)
-        hold.shrink(min(hold.nbytes, rows.values.nbytes))
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         door.line.join(Request(rows, hold.nbytes, future))
         hold.pass_on()
@@ -153,4 +152,7 @@ def _decoded(
 ) -> Rows:
     if encoding is not None and body:
         body = decompress(body, encoding, door.config.max_decompressed, hold.reserve)
-    return decode(body, form, headers, door.limits, door.split)
+    rows = decode(body, form, headers, door.limits, door.split)
+    # From here on the events alone are kept: no more bytes than the body that they were cut from.
+    hold.shrink(min(hold.nbytes, len(body)))
+    return rows
