@@ -51,17 +51,18 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A body's events in order, faulty ones included, and what must not be taken of them."""
+    """A body's events in order, faulty ones included, and what must not be taken of them. For `validated` see `Received`."""
 
     values: pa.BinaryArray
     faults: Sequence[Fault] = ()
+    validated: bool = False
 
 
 class Splitter(Protocol):
     """Cuts a body into its events, whose bytes stay as they were sent: one event or a JSON array of them, or with `lines` an event a line.
 
-    Sizes are in bytes, depth in levels. What an event holds is not checked: the runtime does that, for each source alike. Refused where
-    the body is an array that can't be cut.
+    Sizes are in bytes, depth in levels. What an event holds is not checked, unless the cut says so: the runtime does that, for each source
+    alike. Refused where the body is an array that can't be cut.
     """
 
     def __call__(self, body: bytes, *, lines: bool, max_event_bytes: int, max_depth: int) -> Cut: ...
@@ -79,6 +80,8 @@ class Received:
     `headers` (`HEADERS`) are kept with the events; `attributes` are strings (null where absent) for routing alone.
     `position` is where the source goes on after these events (JSON-able; None for sources that resume by ack); `token` is the
     source's own and travels back with `settle`. Rows named by `faults` become dead letters. Without rows it only moves the position on.
+    `validated` says that the runtime need not check the bodies: each that no fault names is a JSON object in UTF-8, as `SourceContext.split`
+    has found; said of other bodies, what is read from them is anything.
     """
 
     values: pa.BinaryArray
@@ -88,6 +91,7 @@ class Received:
     position: Any = None
     token: Any = None
     faults: Sequence[Fault] = ()
+    validated: bool = False
 
     def __post_init__(self) -> None:
         rows = len(self.values)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from milkrun.codecs.json import engine
+from milkrun.codecs.json import MAX_DEPTH, engine
 from milkrun.plugin.source import Cut, Fault
 
 
 def cut(body: bytes, *, lines: bool, max_event_bytes: int, max_depth: int) -> Cut:
     """See `milkrun.plugin.Splitter`."""
     found = engine().split(body, lines=lines, max_event_bytes=max_event_bytes, max_depth=max_depth)
-    return Cut(found.values, [Fault(*fault) for fault in found.faults])
+    # Routing allows the default depth, and would refuse what is deeper.
+    validated = found.validated and max_depth <= MAX_DEPTH
+    return Cut(found.values, [Fault(*fault) for fault in found.faults], validated)

@@ -96,10 +96,13 @@ class Router:
     def _look_up(self, received: Received, faults: dict[int, Fault]) -> dict[EventPath, pa.Array]:
         """Each path's column of strings; rows whose body is no JSON object join the faults."""
         body = [path for path in self._paths if path.root == "body"]
-        picked = pick(_without(received.values, faults), [path.steps for path in body])
-        for error in picked.errors.to_pylist():
-            faults.setdefault(error["row"], Fault(error["row"], error["code"], error["message"]))
-        found: dict[EventPath, pa.Array] = dict(zip(body, picked.columns, strict=True))
+        found: dict[EventPath, pa.Array] = {}
+        if body or not received.validated:
+            bodies = _without(received.values, faults)
+            picked = pick(bodies, [path.steps for path in body], validated=received.validated)
+            for error in picked.errors.to_pylist():
+                faults.setdefault(error["row"], Fault(error["row"], error["code"], error["message"]))
+            found.update(zip(body, picked.columns, strict=True))
         for path in self._paths:
             if path.root == "headers":
                 found[path] = as_text(header_values(received.headers, path.steps[0]))

@@ -113,3 +113,11 @@ def test_a_key_pays_back_what_it_sent_beyond_its_rate() -> None:
     rate.spend(0, 11)
     with pytest.raises(Refusal):
         rate.check(0)
+
+
+@pytest.mark.parametrize(("each", "all_of_it"), [([True, True], True), ([True, False], False)])
+def test_bodies_are_validated_where_those_of_all_requests_are(
+    loop: asyncio.AbstractEventLoop, each: list[bool], all_of_it: bool
+) -> None:
+    rows = [Rows(column([b"{}"]), validated=validated) for validated in each]
+    assert received_of(requests_of(loop, rows)).validated is all_of_it

@@ -28,6 +28,7 @@ def received_of(requests: list[Request], ids: Ids | None = None) -> Received:
         attributes=_attributes(rows),
         token=requests,
         faults=_faults(rows),
+        validated=all(each.validated for each in rows),
     )
 
 

@@ -86,7 +86,7 @@ def _json(body: bytes, form: Form, limits: Limits, split: Splitter) -> Rows:
 def _cut(body: bytes, limits: Limits, split: Splitter, *, lines: bool = False) -> Rows:
     found = split(body, lines=lines, max_event_bytes=limits.max_event, max_depth=limits.max_depth)
     _check_count(len(found.values), limits)
-    return Rows(found.values, list(found.faults))
+    return Rows(found.values, list(found.faults), validated=found.validated)
 
 
 def _malformed(body: bytes, limits: Limits) -> tuple[str, str] | None:

@@ -28,7 +28,7 @@ class Rows:
 
     Faults name rows that are refused; their bytes are kept with the others'. `ids` and `events` have an entry a row, or are None where no
     row has any. `headers` are kept with every row. `given` is the JSON array of the ids, where the client brought none and they were
-    given here; `unparsed` tells that the one row is a whole body in which no events could be told apart.
+    given here; `unparsed` tells that the one row is a whole body in which no events could be told apart. For `validated` see `Received`.
     """
 
     values: pa.BinaryArray
@@ -38,6 +38,7 @@ class Rows:
     headers: list[tuple[str, bytes]] = field(default_factory=list)
     given: bytes = b""
     unparsed: bool = False
+    validated: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
