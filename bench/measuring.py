@@ -73,7 +73,12 @@ class Stopwatch:
         self.peak_rss_mb = peak_rss_mb()
 
     def measured(
-        self, events: int, *, seconds: float | None = None, extra: Mapping[str, Any] | None = None
+        self,
+        events: int,
+        *,
+        seconds: float | None = None,
+        extra: Mapping[str, Any] | None = None,
+        beside: Measured | None = None,
     ) -> Measured:
         """The result for `events`; `seconds` where a load generator knows the span better."""
         return Measured(
@@ -82,11 +87,12 @@ class Stopwatch:
             cpu_seconds=self.cpu_seconds,
             peak_rss_mb=self.peak_rss_mb,
             extra=dict(extra or {}),
+            beside=beside,
         )
 
 
 def take_turns(
-    batches: Sequence[T], ours: Callable[[T], None], theirs: Callable[[T], None]
+    batches: Sequence[T], ours: Callable[[T], object], theirs: Callable[[T], object]
 ) -> tuple[Stopwatch, Stopwatch]:
     """Ours and the reference on each batch in turn, and who begins alternates: what slows the machine for a moment slows both."""
     sides = [(ours, Stopwatch()), (theirs, Stopwatch())]

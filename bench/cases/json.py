@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from bench.events import events
-from bench.measuring import Measured, Stopwatch, Work
+from bench.measuring import Measured, Stopwatch, Work, take_turns
 from milkrun.codecs.json import Engine, engine, infer
 from milkrun.codecs.json.engine import PythonEngine
 from milkrun.codecs.json.plan import plan_for
@@ -38,21 +38,48 @@ def _columns(count: int) -> tuple[EventSchema, list[pa.BinaryArray]]:
 
 
 def decode_columns(work: Work) -> Measured:
-    """Ours: the engine that Milkrun chooses here, or with the option `python` the plain-Python one.
-
-    With `loose` it reads as SQL sources do: fields are declared in capitals, and numbers and texts stand for each other.
-    """
+    """Ours, by the engine that Milkrun chooses here or with the option `python` by the plain-Python one, beside DuckDB's `json_valid`, so
+    that a bad event doesn't end the query, and `from_json`."""
     chosen = _engine(work)
     schema, columns = _columns(work.events)
-    loose = bool(work.options.get("loose"))
-    plan, reading = (
-        plan_for(_in_capitals(schema) if loose else schema),
-        Reading(ignore_case=loose, coerce=loose),
-    )
-    with Stopwatch() as watch:
-        failed = sum(chosen.decode(plan, column, reading).errors.num_rows for column in columns)
-    _expect(failed, len(range(0, work.events, BAD_EVERY)))
-    return watch.measured(work.events, extra={"engine": chosen.name})
+    plan = plan_for(schema)
+    shape = json.dumps({field.name: _shape(field.type) for field in schema.fields})
+    connection = duckdb.connect(config={"threads": 1})
+    failed, rows = [], []
+
+    def ours(column: pa.BinaryArray) -> None:
+        failed.append(chosen.decode(plan, column, Reading()).errors.num_rows)
+
+    def theirs(column: pa.BinaryArray) -> None:
+        connection.register("events", pa.table({"value": column.view(pa.string())}))
+        query = f"SELECT from_json(value, '{shape}') FROM events WHERE json_valid(value)"
+        rows.append(connection.sql(query).to_arrow_table().num_rows)
+
+    watches = take_turns(columns, ours, theirs)
+    bad = len(range(0, work.events, BAD_EVERY))
+    _expect(sum(failed), bad)
+    _expect(sum(rows), work.events - bad)
+    return _in_turns(watches, work, chosen.name)
+
+
+def decode_loosely(work: Work) -> Measured:
+    """Ours as SQL sources read, fields declared in capitals, numbers and texts standing for each other, beside ours as sinks read."""
+    chosen = engine()
+    schema, columns = _columns(work.events)
+    exact, loose = plan_for(schema), plan_for(_in_capitals(schema))
+    failed = []
+
+    def ours(column: pa.BinaryArray) -> None:
+        failed.append(chosen.decode(loose, column, Reading(ignore_case=True, coerce=True)).errors.num_rows)
+
+    watches = take_turns(columns, ours, lambda column: chosen.decode(exact, column, Reading()))
+    _expect(sum(failed), len(range(0, work.events, BAD_EVERY)))
+    return _in_turns(watches, work, chosen.name)
+
+
+def _in_turns(watches: tuple[Stopwatch, Stopwatch], work: Work, name: str) -> Measured:
+    ours, theirs = watches
+    return ours.measured(work.events, extra={"engine": name}, beside=theirs.measured(work.events))
 
 
 def _engine(work: Work) -> Engine:
@@ -61,22 +88,6 @@ def _engine(work: Work) -> Engine:
 
 def _in_capitals(schema: EventSchema) -> EventSchema:
     return EventSchema(pa.schema([field.with_name(field.name.upper()) for field in schema.fields]))
-
-
-def duckdb_columns(work: Work) -> Measured:
-    """The reference: `json_valid`, so that a bad event doesn't end the query, and `from_json`."""
-    schema, columns = _columns(work.events)
-    tables = [pa.table({"value": column.cast(pa.string())}) for column in columns]
-    shape = json.dumps({field.name: _shape(field.type) for field in schema.fields})
-    connection = duckdb.connect(config={"threads": 1})
-    rows = 0
-    with Stopwatch() as watch:
-        for table in tables:
-            connection.register("events", table)
-            query = f"SELECT from_json(value, '{shape}') FROM events WHERE json_valid(value)"
-            rows += connection.sql(query).to_arrow_table().num_rows
-    _expect(rows, work.events - len(range(0, work.events, BAD_EVERY)))
-    return watch.measured(work.events)
 
 
 def _typed(count: int) -> list[pa.RecordBatch]:
@@ -88,26 +99,25 @@ def _typed(count: int) -> list[pa.RecordBatch]:
 
 
 def encode_columns(work: Work) -> Measured:
-    """Ours: by the engine that Milkrun chooses here, or with the option `python` by the plain-Python one."""
+    """Ours, by the engine that Milkrun chooses here or with the option `python` by the plain-Python one, beside DuckDB's `to_json` of whole
+    rows."""
     batches = _typed(work.events)
     module = None if work.options.get("python") else compiled()[0]
-    with Stopwatch() as watch:
-        texts = [encode_by(module, batch) for batch in batches]
-    _expect(sum(len(column) - column.null_count for column in texts), work.events)
-    return watch.measured(work.events, extra={"engine": "native" if module else "python"})
-
-
-def duckdb_texts(work: Work) -> Measured:
-    """The reference: `to_json` of whole rows."""
-    tables = [pa.Table.from_batches([batch]) for batch in _typed(work.events)]
     connection = duckdb.connect(config={"threads": 1})
-    rows = 0
-    with Stopwatch() as watch:
-        for table in tables:
-            connection.register("events", table)
-            rows += connection.sql("SELECT to_json(events) FROM events").to_arrow_table().num_rows
-    _expect(rows, work.events)
-    return watch.measured(work.events)
+    texts, rows = [], []
+
+    def ours(batch: pa.RecordBatch) -> None:
+        column = encode_by(module, batch)
+        texts.append(len(column) - column.null_count)
+
+    def theirs(batch: pa.RecordBatch) -> None:
+        connection.register("events", pa.Table.from_batches([batch]))
+        rows.append(connection.sql("SELECT to_json(events) FROM events").to_arrow_table().num_rows)
+
+    watches = take_turns(batches, ours, theirs)
+    _expect(sum(texts), work.events)
+    _expect(sum(rows), work.events)
+    return _in_turns(watches, work, "native" if module else "python")
 
 
 def _shape(kind: pa.DataType) -> object:
