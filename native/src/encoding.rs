@@ -393,6 +393,22 @@ impl<'a> Column<'a> {
                 close(b']', out);
                 Ok(())
             }
+            Source::Map(offsets, keys, item) if document.value(rest).kind == Type::Object => {
+                let more = document.members_by_first(rest);
+                out.push(b'{');
+                for index in offsets.range(row) {
+                    let key = keys.get(index);
+                    writing::string(key, out);
+                    out.push(b':');
+                    match more.iter().find(|&&other| document.key(other).as_bytes() == key) {
+                        Some(&below) if !item.is_null(index) => item.with_rest(index, document, below, out)?,
+                        _ => item.write_or_null(index, out)?,
+                    }
+                    out.push(b',');
+                }
+                close(b'}', out);
+                Ok(())
+            }
             _ => self.write(row, out),
         }
     }

@@ -186,6 +186,19 @@ def test_decoding_gives_the_columns_back(data: st.DataObject) -> None:
     assert _rests(again.columns) == _rests(columns)
 
 
+def test_what_a_schema_lacks_within_maps_goes_back_to_where_it_was() -> None:
+    inner = pa.struct([("a", pa.string())])
+    schema = EventSchema(
+        pa.schema([("m", pa.map_(pa.string(), inner)), ("l", pa.list_(pa.map_(pa.string(), inner)))])
+    )
+    body = (
+        b'{"m":{"x":{"a":"1","c":[2]},"y\\"":{"a":null,"b":{"z":1}},"w":null,"v":{"a":"2"}},'
+        b'"l":[{},{"k":{"a":"3","d":4}}],"u":5}'
+    )
+    columns = decode(pa.array([body], pa.binary()), schema, rest=True).columns
+    assert both(columns, Writing(rest="_rest")) == [body]
+
+
 def _rests(columns: pa.RecordBatch) -> list[Any]:
     return [None if rest is None else json.loads(rest) for rest in columns.column("_rest").to_pylist()]
 

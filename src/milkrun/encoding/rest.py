@@ -43,7 +43,11 @@ def _object(text: bytes, rest: bytes, form: Form) -> bytes:
         for name, value in members.items()
     ]
     written += [(name, bytes(value)) for name, value in more.items() if name not in forms]
-    return b"{" + b",".join(_NAME.encode(name) + b":" + value for name, value in written) + b"}"
+    return _joined(written)
+
+
+def _joined(members: Iterable[tuple[str, bytes]]) -> bytes:
+    return b"{" + b",".join(_NAME.encode(name) + b":" + value for name, value in members) + b"}"
 
 
 def _below(text: bytes, rest: bytes, form: Form) -> bytes:
@@ -55,7 +59,19 @@ def _below(text: bytes, rest: bytes, form: Form) -> bytes:
     if form.kind is Kind.LIST:
         more = _MEMBERS.decode(rest)
         return b"[" + b",".join(_items(_ITEMS.decode(text), more, form.children[0])) + b"]"
+    if form.kind is Kind.MAP:
+        more = _MEMBERS.decode(rest)
+        return _joined(_entries(_MEMBERS.decode(text), more, form.children[0]))
     return text
+
+
+def _entries(
+    entries: dict[str, msgspec.Raw], more: dict[str, msgspec.Raw], form: Form
+) -> Iterable[tuple[str, bytes]]:
+    """A map's, whose keys are distinct, as a decoded one's are."""
+    for name, value in entries.items():
+        rest = more.get(name)
+        yield name, bytes(value) if rest is None else _below(bytes(value), bytes(rest), form)
 
 
 def _items(items: Iterable[msgspec.Raw], more: dict[str, msgspec.Raw], form: Form) -> Iterable[bytes]:

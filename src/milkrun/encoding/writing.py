@@ -21,7 +21,8 @@ class Writing:
     bytes in base64. Strings are escaped as ever.
 
     `rest` names a member of the outermost object that is no member but the rest column of `decode`: what it holds is put where it came
-    from, after the members of its object. What stands where its object or list item is null or no longer there is left out.
+    from, after the members of its object. What stands where its object, list item or value of a map is null or no longer there is left out;
+    the keys of a map must be distinct then.
     """
 
     ksqldb: bool = False

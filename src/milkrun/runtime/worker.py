@@ -22,7 +22,6 @@ from milkrun.runtime.archiving import ArchiveTask
 from milkrun.runtime.changing import Change, ChangeTask
 from milkrun.runtime.eraser import ErasingTask
 from milkrun.runtime.generations import Run
-from milkrun.runtime.memory import keep_freed
 from milkrun.runtime.progress import State
 from milkrun.runtime.roster import Roster
 from milkrun.runtime.sink_task import SinkTask
@@ -126,7 +125,6 @@ class Worker:
 
     def start(self) -> None:
         """Start all tasks; returns at once."""
-        keep_freed()
         _logger.info("JSON is read by", worker=self.name, engine=engine().name, note=engine().note)
         for task in (*self._sources, *self._archives, self._erasing):
             task.start()
