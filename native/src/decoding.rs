@@ -41,16 +41,10 @@ pub fn decode(values: &BinaryColumn, root: &Fields, options: &Options) -> Result
         unknown: HashMap::new(),
         duplicates: 0,
     };
-    let mut quick = Quick::new(options.max_depth, options.latitude);
-    for row in 0..rows {
-        match values.get(row) {
-            None => decoder.null_row()?,
-            Some(value) => {
-                if !decoder.quickly(&mut quick, value, row)? {
-                    decoder.exactly(value, row)?;
-                }
-            }
-        }
+    if options.latitude.ignore_case || options.latitude.coerce {
+        decoder.all::<true>(values)?;
+    } else {
+        decoder.all::<false>(values)?;
     }
     Ok(decoder.finish(rows))
 }
@@ -66,8 +60,28 @@ struct Decoder<'s> {
 }
 
 impl Decoder<'_> {
+    fn all<const LOOSE: bool>(&mut self, values: &BinaryColumn) -> Result<(), Full> {
+        let mut quick = Quick::<LOOSE>::new(self.options.max_depth, self.options.latitude);
+        for row in 0..values.len() {
+            match values.get(row) {
+                None => self.null_row()?,
+                Some(value) => {
+                    if !self.quickly(&mut quick, value, row)? {
+                        self.exactly(value, row)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Append a row the quick way; false where it must go the exact way.
-    fn quickly<'v>(&mut self, quick: &mut Quick<'v>, value: &'v [u8], row: usize) -> Result<bool, Full> {
+    fn quickly<'v, const LOOSE: bool>(
+        &mut self,
+        quick: &mut Quick<'v, LOOSE>,
+        value: &'v [u8],
+        row: usize,
+    ) -> Result<bool, Full> {
         match quick.append(value, self.root, &mut self.columns, row) {
             Ok(()) => {}
             Err(Stop::Full) => return Err(Full),

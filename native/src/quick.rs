@@ -17,8 +17,8 @@ pub struct Unknown {
     pub end: usize,
 }
 
-/// The decoder of one column of events after the other.
-pub struct Quick<'a> {
+/// The decoder of one column of events after the other. Only with `LOOSE` has the latitude a say, so that strict reading asks nothing of it.
+pub struct Quick<'a, const LOOSE: bool> {
     scanner: Scanner<'a>,
     latitude: Latitude,
     pub unknown: Vec<Unknown>,
@@ -26,9 +26,19 @@ pub struct Quick<'a> {
     pub strange: bool,
 }
 
-impl<'a> Quick<'a> {
-    pub fn new(max_depth: usize, latitude: Latitude) -> Quick<'a> {
+impl<'a, const LOOSE: bool> Quick<'a, LOOSE> {
+    pub fn new(max_depth: usize, latitude: Latitude) -> Quick<'a, LOOSE> {
         Quick { scanner: Scanner::new(max_depth), latitude, unknown: Vec::new(), strange: false }
+    }
+
+    #[inline(always)]
+    fn ignores_case(&self) -> bool {
+        LOOSE && self.latitude.ignore_case
+    }
+
+    #[inline(always)]
+    fn coerces(&self) -> bool {
+        LOOSE && self.latitude.coerce
     }
 
     /// Append an event to the columns, which have `row` values.
@@ -92,7 +102,7 @@ impl<'a> Quick<'a> {
     #[inline(always)]
     fn field(&mut self, at: usize, fields: &Fields, expected: usize) -> Step<(Option<usize>, usize)> {
         if let Some(window) = self.scanner.window(at)
-            && let Some((index, length)) = fields.names.at_window(window, expected, self.latitude.ignore_case)
+            && let Some((index, length)) = fields.names.at_window(window, expected, self.ignores_case())
         {
             return Ok((Some(index), at + length));
         }
@@ -102,7 +112,7 @@ impl<'a> Quick<'a> {
     fn any_field(&mut self, at: usize, fields: &Fields) -> Step<(Option<usize>, usize)> {
         let end = self.scanner.plain_string(at)?;
         let name = std::str::from_utf8(&self.scanner.text[at..end]).map_err(|_| Bail)?;
-        let found = if self.latitude.ignore_case { fields.named_without_case(name) } else { fields.named(name) };
+        let found = if self.ignores_case() { fields.named_without_case(name) } else { fields.named(name) };
         match found {
             Some(index) => Ok((Some(index), self.scanner.colon(end + 1)?)),
             None => Ok((None, end)),
@@ -133,7 +143,7 @@ impl<'a> Quick<'a> {
         }
         let length = column.len();
         let end = match &node.kind {
-            Kind::Leaf(Leaf::Text) if self.latitude.coerce && self.scanner.peek(at) != b'"' => {
+            Kind::Leaf(Leaf::Text) if self.coerces() && self.scanner.peek(at) != b'"' => {
                 let end = self.scanner.skip::<true>(at)?;
                 column.text().push(&self.scanner.text[at..end])?;
                 end
@@ -253,7 +263,7 @@ impl<'a> Quick<'a> {
     /// Where a number begins; behind a quote, where the text of a number will do.
     #[inline(always)]
     fn unquoted(&self, at: usize) -> usize {
-        at + usize::from(self.latitude.coerce && self.scanner.peek(at) == b'"')
+        at + usize::from(self.coerces() && self.scanner.peek(at) == b'"')
     }
 
     /// The end of a number, and of the string it may be in.
