@@ -159,7 +159,7 @@ class Log(ABC):
 
     @abstractmethod
     def read(
-        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 26
+        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 24
     ) -> Batch:
         """The events from `offset` on, at least one if there is any, at most `max_rows`, and no more than `max_bytes` unless
         the first alone is larger. An empty batch at the end. OffsetOutOfRange outside of what is kept; NotFound.

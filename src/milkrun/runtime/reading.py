@@ -57,7 +57,7 @@ class EventReader:
         self._marks: dict[tuple[TopicPartition, str], _Marks] = {}
 
     def read(
-        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 26
+        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 24
     ) -> Batch:
         """As `Log.read`, with marks."""
         batch = self._log.read(topic, partition, offset, max_rows=max_rows, max_bytes=max_bytes)

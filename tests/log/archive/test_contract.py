@@ -46,7 +46,7 @@ class EagerLog(TieredLog):
         self.opened[:] = [each for each in self.opened if each is not self.hot]
 
     def read(
-        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 26
+        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 24
     ) -> Batch:
         self.eager()
         return super().read(topic, partition, offset, max_rows=max_rows, max_bytes=max_bytes)

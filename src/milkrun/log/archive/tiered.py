@@ -141,7 +141,7 @@ class TieredLog(Log):
     # -- reading
 
     def read(
-        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 26
+        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 24
     ) -> Batch:
         if not self._is_trimmed(topic, partition, offset):
             try:

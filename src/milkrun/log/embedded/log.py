@@ -30,10 +30,6 @@ POLL_SECONDS = 0.004
 
 SEIZED_SECONDS = 30.0
 
-READ_BYTES = 16 << 20
-"""Bytes of events that one read gives at most, whatever it is allowed: larger columns are made in memory that is new each time, and whose
-pages the system clears first."""
-
 _READ = """
 SELECT base, sparse, rows, bytes, last, data FROM block
 WHERE topic=?1 AND partition=?2
@@ -166,10 +162,9 @@ class EmbeddedLog(Log):
     # -- reading
 
     def read(
-        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 26
+        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 24
     ) -> Batch:
         topic_id = self._topic_id(topic)
-        max_bytes = min(max_bytes, READ_BYTES)
         parts: list[pa.RecordBatch] = []
         rows = size = 0
         following = offset

@@ -113,7 +113,7 @@ class KafkaLog(Log):
     # -- reading
 
     def read(
-        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 26
+        self, topic: str, partition: int, offset: int, *, max_rows: int = 65_536, max_bytes: int = 1 << 24
     ) -> Batch:
         info = self.cluster.check(topic, partition)
         start, end = self.bounds(topic, partition)
