@@ -112,6 +112,19 @@ def test_invalid_utf8_is_a_fault_of_its_row() -> None:
     assert faults(values[1]) == [(0, "utf8")]
 
 
+@pytest.mark.parametrize("half", [b"\\ud800", b"\\uDC00", b"\\ud800\\u0041", b"\\ude00\\ud83d"])
+def test_half_a_surrogate_pair_is_said_to_be_one(half: bytes) -> None:
+    """Not that the body is truncated, which the parser takes it for."""
+    for body in (b'{"a":"' + half + b'"}', b'[{},{"a":"' + half + b'"}]'):
+        (fault,) = rows(body).faults
+        assert (fault.row, fault.code) == (0, "syntax")
+        assert (
+            fault.message
+            == f"half of a surrogate pair stands alone at byte {body.index(half)}; send both halves"
+        )
+    assert faults(b'[{"a":"\\ud83d\\ude00"}]') == []
+
+
 def test_an_event_that_is_too_large_is_a_fault_of_its_row() -> None:
     exact = b'{"a":"' + b"x" * 992 + b'"}'
     assert len(exact) == 1000

@@ -34,6 +34,10 @@ _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _ONE = msgspec.json.Decoder(msgspec.Raw)
 _BOM = b"\xef\xbb\xbf"
 _WHITE = b" \t\r\n"
+_HALF_PAIR = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})|"
+    rb"(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
@@ -96,6 +100,10 @@ def _malformed(body: bytes, limits: Limits) -> tuple[str, str] | None:
     except RecursionError:
         return "depth", _too_deep(limits)
     except msgspec.DecodeError as error:
+        # msgspec takes half a pair for a text that ends too soon. Where backslashes are escaped, what follows one may be no escape.
+        half = _HALF_PAIR.search(body)
+        if half is not None and b"\\\\" not in body:
+            return "syntax", f"half of a surrogate pair stands alone at byte {half.start()}; send both halves"
         return "syntax", _reason(error)
     return None
 
