@@ -58,11 +58,16 @@ def check_utf8(work: Work) -> Measured:
     )
 
 
+def _compressor() -> zstandard.ZstdCompressor:
+    """As the log compresses its blocks."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=WINDOW_LOG)
+    return zstandard.ZstdCompressor(compression_params=parameters)
+
+
 def compress(work: Work) -> Measured:
     """The events' bytes compressed as the log's blocks are, a thousand events at a time."""
     columns = _values(work)
-    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=WINDOW_LOG, write_checksum=True)
-    compressor = zstandard.ZstdCompressor(compression_params=parameters)
+    compressor = _compressor()
     with Stopwatch() as watch:
         for column in columns:
             compressor.compress(_bytes(column))
@@ -74,8 +79,7 @@ def compress(work: Work) -> Measured:
 def decompress(work: Work) -> Measured:
     """The same blocks decompressed."""
     columns = _values(work)
-    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=WINDOW_LOG, write_checksum=True)
-    compressor = zstandard.ZstdCompressor(compression_params=parameters)
+    compressor = _compressor()
     blocks = [compressor.compress(_bytes(column)) for column in columns]
     decompressor = zstandard.ZstdDecompressor()
     with Stopwatch() as watch:

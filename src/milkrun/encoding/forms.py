@@ -59,8 +59,8 @@ class Form:
     """How a column is written.
 
     `key` is the JSON text of its name and the colon after it; `path` leads to it from the outermost value. `java` asks for numbers as
-    Java writes them, `quoted` for decimals as strings; `zoned` says that timestamps are instants; `nulls` that members which are null
-    are written. `children` are a struct's members, a list's item, a map's values.
+    Java writes them, `quoted` for decimals as strings; `zoned` says that timestamps are instants; `nulls` that members of a struct
+    which are null are written. `children` are a struct's members, a list's item, a map's values.
     """
 
     kind: Kind
@@ -119,7 +119,7 @@ def _form(field: pa.Field, name: str, path: str, writing: Writing) -> Form:
         if not (pa.types.is_string(kind.key_type) or pa.types.is_large_string(kind.key_type)):
             raise _impossible(field)
         item = _form(kind.item_field, "", path + ITEM, writing)
-        return _made(Kind.MAP, name, path, children=(item,), nulls=writing.nulls)
+        return _made(Kind.MAP, name, path, children=(item,))
     return _scalar(field, kind, name, path, writing)
 
 
