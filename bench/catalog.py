@@ -27,6 +27,7 @@ class Bench:
 
     `events` are those of an ordinary run, `quick` of a quick one, `long` of a long one if that differs. `servers` names
     what must be running, `connectors` those of Milkrun that it takes, `packages` those of Python that its reference does.
+    `plain`: the candidate is also run once by the plain-Python JSON engine.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Bench:
     servers: tuple[str, ...] = ()
     connectors: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    plain: bool = False
 
 
 def _http(name: str, batch: int, connections: int, events: int, quick: int) -> Bench:
@@ -53,6 +55,7 @@ def _http(name: str, batch: int, connections: int, events: int, quick: int) -> B
         Run("bench.cases.http:bare_uvicorn", options),
         "bare uvicorn",
         connectors=("http",),
+        plain=True,
     )
 
 
@@ -75,6 +78,7 @@ def _rabbitmq(kind: str) -> Bench:
         "bare pika consumer",
         servers=("rabbitmq",),
         connectors=("rabbitmq",),
+        plain=True,
     )
 
 
@@ -131,6 +135,7 @@ def _path(name: str, function: str) -> Bench:
         "DuckDB COPY from NDJSON",
         inputs=Run("bench.cases.path:prepare_types"),
         connectors=("files", "parquet"),
+        plain=True,
     )
 
 
@@ -244,6 +249,7 @@ BENCHES = (
         "DuckDB COPY from NDJSON",
         inputs=Run("bench.cases.sinks:prepare"),
         connectors=("parquet",),
+        plain=True,
     ),
     Bench(
         "log-to-duckdb",
@@ -254,6 +260,7 @@ BENCHES = (
         "DuckDB read_json",
         inputs=Run("bench.cases.sinks:prepare"),
         connectors=("duckdb",),
+        plain=True,
     ),
     Bench(
         "log-to-postgres",
@@ -265,6 +272,7 @@ BENCHES = (
         inputs=Run("bench.cases.sinks:prepare_postgres"),
         servers=("postgres",),
         connectors=("postgres",),
+        plain=True,
     ),
     Bench(
         "whole-path",
@@ -275,6 +283,7 @@ BENCHES = (
         "DuckDB table and COPY from NDJSON",
         inputs=Run("bench.cases.sinks:prepare"),
         connectors=("http", "duckdb", "parquet"),
+        plain=True,
     ),
     _path("bytes-to-parquet", "bytes_to_parquet"),
     _path("files-to-parquet", "files_to_parquet"),
@@ -382,6 +391,7 @@ BENCHES = (
         inputs=Run("bench.cases.kafka:prepare"),
         servers=("kafka",),
         connectors=("parquet",),
+        plain=True,
     ),
     Bench(
         "kafka-latency-1000",

@@ -23,7 +23,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One bench's result: medians over its rounds, the peak of memory over all.
 
     `ratio` is ours to the reference's events/s: higher is better. `cpu_ratio` is our processor time for an event to the reference's, the median over the
-    rounds: lower is better, and it says more than `ratio` where something else runs on the machine.
+    rounds: lower is better, and it says more than `ratio` where something else runs on the machine. `python_cpu_us_per_event` is what the same costs
+    by the plain-Python JSON engine.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     reference: Reference | None
     ratio: float | None
     cpu_ratio: float | None
+    python_cpu_us_per_event: float | None = None
     extra: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
@@ -55,6 +57,7 @@ def show(console: Console, entries: Sequence[Entry]) -> None:
     table.add_column("reference, its events/s and CPU µs/event")
     table.add_column("ratio", justify="right")
     table.add_column("CPU ratio", justify="right")
+    table.add_column("plain Python", justify="right")
     for entry in entries:
         table.add_row(*_cells(entry))
     console.print(table)
@@ -74,6 +77,7 @@ def _cells(entry: Entry) -> list[str]:
         beside,
         "" if entry.ratio is None else f"{entry.ratio:.2f}",
         "" if entry.cpu_ratio is None else f"{entry.cpu_ratio:.2f}",
+        "" if entry.python_cpu_us_per_event is None else f"{entry.python_cpu_us_per_event:.2f}",
     ]
 
 

@@ -1,10 +1,12 @@
-"""Runs benches: prepares their inputs, alternates ours and the reference over several rounds, each in a fresh process.
+"""Runs benches: prepares their inputs, alternates ours and the reference over several rounds, each in a fresh process, and lets the
+plain-Python JSON engine have one run where the bench says so.
 
 A process that fails or takes too long fails its bench alone; the others go on.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from bench.results import Entry, Reference
 
 Size = Literal["quick", "ordinary", "long"]
 CHILD_SECONDS = {"quick": 60.0, "ordinary": 300.0, "long": 3600.0}
+ENGINE_VARIABLE = "MILKRUN_JSON_ENGINE"
 INSTALL_PEERS = ".venv/bin/python -m pip install --require-hashes -r requirements/peers.txt"
 
 
@@ -53,7 +56,8 @@ class Runner:
             if bench.inputs is not None:
                 self._child(bench, bench.inputs, inputs, inputs, 0)
             ours, theirs = self._rounds(bench, folder, inputs)
-            return summary(bench, ours, theirs)
+            plain = self._plain(bench, folder, inputs) if bench.plain else None
+            return summary(bench, ours, theirs, plain)
         finally:
             shutil.rmtree(folder)
 
@@ -68,18 +72,30 @@ class Runner:
                 sides.append((theirs, bench.reference))
             # Whoever always ran second would find warmer caches.
             for results, run in sides if number % 2 == 0 else reversed(sides):
-                own = folder / "run"
-                own.mkdir()
-                measured = self._child(bench, run, own, inputs, number)
-                shutil.rmtree(own)
-                if measured is None:
-                    raise Failed(f"{run.function} measured nothing")
+                measured = self._measure(bench, run, folder, inputs, number)
                 results.append(measured)
                 if measured.beside is not None:
                     theirs.append(measured.beside)
         return ours, theirs
 
-    def _child(self, bench: Bench, run: Run, folder: Path, inputs: Path, number: int) -> Measured | None:
+    def _plain(self, bench: Bench, folder: Path, inputs: Path) -> Measured:
+        after_all_rounds = bench.rounds
+        return self._measure(bench, bench.candidate, folder, inputs, after_all_rounds, "python")
+
+    def _measure(
+        self, bench: Bench, run: Run, folder: Path, inputs: Path, number: int, engine: str | None = None
+    ) -> Measured:
+        own = folder / "run"
+        own.mkdir()
+        measured = self._child(bench, run, own, inputs, number, engine)
+        shutil.rmtree(own)
+        if measured is None:
+            raise Failed(f"{run.function} measured nothing")
+        return measured
+
+    def _child(
+        self, bench: Bench, run: Run, folder: Path, inputs: Path, number: int, engine: str | None = None
+    ) -> Measured | None:
         options = dict(run.options)
         for server in bench.servers:
             options.update(self.servers[server])
@@ -88,9 +104,14 @@ class Runner:
         work_file.write_bytes(work.to_json())
         result_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "bench.child", run.function, str(work_file), str(result_file)]
+        environment = os.environ if engine is None else {**os.environ, ENGINE_VARIABLE: engine}
         try:
             done = subprocess.run(
-                command, stderr=subprocess.PIPE, text=True, timeout=CHILD_SECONDS[self.size]
+                command,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=CHILD_SECONDS[self.size],
+                env=environment,
             )
         except subprocess.TimeoutExpired:
             raise Failed(f"{run.function} took longer than {CHILD_SECONDS[self.size]:.0f} s") from None
@@ -117,8 +138,10 @@ def _check_needs(bench: Bench, servers: Mapping[str, Mapping[str, Any]]) -> None
             raise Skipped(f"{package} isn't installed: {INSTALL_PEERS}")
 
 
-def summary(bench: Bench, ours: Sequence[Measured], theirs: Sequence[Measured]) -> Entry:
-    """The entry: medians over the rounds, and the highest peak of memory."""
+def summary(
+    bench: Bench, ours: Sequence[Measured], theirs: Sequence[Measured], plain: Measured | None = None
+) -> Entry:
+    """The entry: medians over the rounds, and the highest peak of memory; `plain` is the run by the plain-Python engine."""
     rate = median(run.events_per_s for run in ours)
     reference = None
     if theirs:
@@ -138,6 +161,7 @@ def summary(bench: Bench, ours: Sequence[Measured], theirs: Sequence[Measured]) 
         reference=reference,
         ratio=round(rate / reference.events_per_s, 3) if reference else None,
         cpu_ratio=_cpu_ratio(ours, theirs),
+        python_cpu_us_per_event=None if plain is None else round(_cpu_us(plain), 3),
         extra=ours[-1].extra,
     )
 

@@ -18,6 +18,7 @@ KEYS = {
     "reference",
     "ratio",
     "cpu_ratio",
+    "python_cpu_us_per_event",
 }
 
 
@@ -46,6 +47,7 @@ def test_quick_run_writes_results_and_a_table(tmp_path: Path) -> None:
         theirs = entry["reference"]["cpu_us_per_event"]
         assert abs(entry["cpu_ratio"] * theirs / entry["cpu_us_per_event"] - 1) < 0.01
         assert entry["name"] in done.stdout
+    assert [entry["python_cpu_us_per_event"] is None for entry in entries] == [True, False]
     assert list(tmp_path.iterdir()) == [output]
 
 
