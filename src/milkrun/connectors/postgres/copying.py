@@ -12,13 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from milkrun.connectors.postgres.scanning import has_byte, least_byte
+from milkrun.connectors.postgres.values import PER_DAY
+
 _SLICE_ROWS = 1 << 14
 """Rows that are written at a time."""
 
-_SPECIAL = r"[\\\t\n\r]"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _HEX = np.array([list(b"%02x" % byte) for byte in range(256)], np.uint8)
-_COMMON_YEARS = r"^(?:[1-9]\d{3}|0[1-9]\d\d|00[1-9]\d|000[1-9])-"
+_CONTROLS = 14
+"""Bytes below it may be one of those escaped."""
+
+_FIRST_DAY, _END_DAY = -719_162, 2_932_897
+"""0001-01-01 and 10000-01-01 as days since 1970: years of four digits lie between."""
 
 
 def lines(table: pa.Table, constants: tuple[str, ...] = ()) -> Iterator[memoryview]:
@@ -56,9 +62,10 @@ def _cell(array: pa.Array) -> pa.LargeStringArray:
 
 
 def _escaped(text: pa.LargeStringArray) -> pa.LargeStringArray:
-    if pc.any(pc.match_substring_regex(text, _SPECIAL)).as_py():
-        # The backslash first, as it stands in the other escapes.
-        for code, escape in _ESCAPES.items():
+    has_controls = least_byte(text) < _CONTROLS
+    # The backslash first, as it stands in the other escapes.
+    for code, escape in _ESCAPES.items():
+        if (code >= _CONTROLS or has_controls) and has_byte(text, code):
             text = pc.replace_substring(text, chr(code), escape)
     return text
 
@@ -75,17 +82,32 @@ def _hexadecimal(array: pa.LargeBinaryArray) -> pa.LargeStringArray:
 
 def _times(array: pa.Array) -> pa.LargeStringArray:
     """Dates and timestamps; PostgreSQL counts years before the first as BC, and Arrow has no text for dates far off."""
-    text = array.cast(pa.large_string())
-    odd = pc.fill_null(pc.invert(pc.match_substring_regex(text, _COMMON_YEARS)), False)
-    if not pc.any(odd).as_py():
-        return text
     dates = pa.types.is_date(array.type)
-    values = array.filter(odd).cast(pa.int32() if dates else pa.int64()).to_numpy()
     zone = "" if dates or array.type.tz is None else "+00"
-    moments = values.astype("datetime64[D]" if dates else f"datetime64[{array.type.unit}]")
+    # As text of another zone than UTC's each value would be looked up in the database of zones.
+    local = array if dates else array.view(pa.timestamp(array.type.unit))
+    text = local.cast(pa.large_string())
+    if zone:
+        text = pc.binary_join_element_wise(text, _scalar(zone), _scalar(""))
+    values = local.cast(pa.int32() if dates else pa.int64())
+    odd = _beyond_four_digits(values, 1 if dates else PER_DAY[array.type.unit])
+    if odd is None:
+        return text
+    moments = (
+        values.filter(odd).to_numpy().astype("datetime64[D]" if dates else f"datetime64[{array.type.unit}]")
+    )
     return pc.replace_with_mask(
         text, odd, pa.array([_with_era(str(moment), zone) for moment in moments], pa.large_string())
     )
+
+
+def _beyond_four_digits(values: pa.Array, per_day: int) -> pa.BooleanArray | None:
+    """Which of the values (days, or so many units to a day, since 1970) have a year before 1 or after 9999; None where none has."""
+    first, end = _FIRST_DAY * per_day, _END_DAY * per_day
+    span = pc.min_max(values).as_py()
+    if span["min"] is None or (span["min"] >= first and span["max"] < end):
+        return None
+    return pc.fill_null(pc.or_(pc.less(values, first), pc.greater_equal(values, end)), False)
 
 
 def _with_era(moment: str, zone: str) -> str:

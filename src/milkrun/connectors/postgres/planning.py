@@ -55,7 +55,7 @@ def plan_rows(events: Events, *, schema: str, template: str, upsert: bool) -> Po
 def _values(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     kind = field.type
     if from_arrow(field) == JSONB:
-        return json_without_oddities(documents(column, field))
+        return json_without_oddities(documents(column, field), field)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return text_without_nul(column)
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):

@@ -14,14 +14,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from milkrun.connectors.postgres.scanning import has_byte, least_byte
+from milkrun.model.schema import is_json
+
 _FIRST_DAY, _LAST_DAY = -2_440_588, 2_145_042_905
 """4714-11-24 BC and 5874897-12-31 as days since 1970 (PostgreSQL's documentation, section 8.5)."""
 
 _WHOLE_DIGITS, _FRACTION_DIGITS = 131_072, 16_383
 """Digits of a numeric before and after the point (PostgreSQL's documentation, section 8.1.2)."""
 
-_PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000}
-_SUSPECT = r"\\u(?:0000|[dD][89a-fA-F])|[eE][+-]?\d{4}|\d{1000}"
+PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000}
+"""How many of a timestamp's units a day has."""
+
+_SUSPECT_ESCAPE = r"\\u(?:0000|[dD][89a-fA-F])"
+_SUSPECT_NUMBER = r"[eE][+-]?\d{4}|\d{1000}"
+"""Only in JSON text that events have brought: none of the numbers that columns hold is as long."""
+
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*', re.DOTALL)
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL
@@ -31,6 +39,8 @@ _NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
 
 def text_without_nul(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Text that PostgreSQL takes."""
+    if least_byte(column) > 0:
+        return column
     return pc.replace_substring(column, "\0", "␀")
 
 
@@ -38,7 +48,7 @@ def times_within_range(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Dates or timestamps that PostgreSQL takes."""
     kind = column.type
     days = pa.types.is_date32(kind)
-    first = pa.scalar(_FIRST_DAY * (1 if days else _PER_DAY[kind.unit])).cast(_storage(kind)).cast(kind)
+    first = pa.scalar(_FIRST_DAY * (1 if days else PER_DAY[kind.unit])).cast(_storage(kind)).cast(kind)
     column = pc.if_else(pc.less(column, first), first, column)
     if days:
         last = pa.scalar(_LAST_DAY).cast(pa.int32()).cast(kind)
@@ -50,9 +60,24 @@ def _storage(kind: pa.DataType) -> pa.DataType:
     return pa.int32() if pa.types.is_date32(kind) else pa.int64()
 
 
-def json_without_oddities(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """JSON text that `jsonb` takes."""
-    return replaced(column, pc.match_substring_regex(column, _SUSPECT), _json)
+def json_without_oddities(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """JSON text that `jsonb` takes; `field` is what the text is of."""
+    suspects = []
+    if has_byte(column, ord("\\")):
+        suspects.append(_SUSPECT_ESCAPE)
+    if _holds_json(field):
+        suspects.append(_SUSPECT_NUMBER)
+    if not suspects:
+        return column
+    return replaced(column, pc.match_substring_regex(column, "|".join(suspects)), _json)
+
+
+def _holds_json(field: pa.Field) -> bool:
+    """Whether the field, or one within it, holds JSON text."""
+    if is_json(field):
+        return True
+    kind = field.type
+    return pa.types.is_nested(kind) and any(map(_holds_json, map(kind.field, range(kind.num_fields))))
 
 
 def replaced(
