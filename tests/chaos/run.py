@@ -260,6 +260,8 @@ def _judge(places: Places) -> dict[str, Verdict]:
     receiving, sending = _process.Pipe(duplex=False)
     process = _process.Process(target=_judging, args=(sending, places))
     process.start()
+    # Else nobody would hear of a checker that died.
+    sending.close()
     verdicts: dict[str, Verdict] = receiving.recv()
     process.join()
     return verdicts

@@ -12,7 +12,7 @@ import pytest
 
 from milkrun.model.batch import TopicPartition
 from tests.connectors.duckdb import cuts
-from tests.connectors.duckdb.warehouse import make, query
+from tests.connectors.duckdb.warehouse import FILE, make, query
 
 PLACES = {
     "duckdb.begin": False,
@@ -50,3 +50,16 @@ def test_a_killed_write_is_whole_or_nothing(tmp_path: Path, place: str, mode: st
         tmp_path, "SELECT count(*), count(DISTINCT _offset), count(more) FROM shop_order"
     )[0]
     assert (count, distinct, grown) == (second, second, 2000)
+
+
+def test_a_death_while_the_file_is_created_leaves_none(tmp_path: Path) -> None:
+    run_until_killed(tmp_path, "duckdb.drafted:1", "append")
+
+    sink = make(tmp_path)
+    assert not (tmp_path / FILE).exists()
+    sink.open()
+    sink.write(sink.plan(cuts.FIRST))
+    sink.close()
+
+    assert query(tmp_path, "SELECT count(*) FROM shop_order") == [(1000,)]
+    assert list(tmp_path.iterdir()) == [tmp_path / FILE]

@@ -20,6 +20,7 @@ from typing import Any
 import duckdb
 import structlog
 
+from milkrun.connectors.duckdb.creating import create_if_missing
 from milkrun.connectors.duckdb.failures import HeldElsewhere, not_a_database, translated
 
 _logger = structlog.get_logger(__name__)
@@ -197,6 +198,7 @@ def _connect_patiently(path: Path, settings: Settings) -> duckdb.DuckDBPyConnect
 
 def _connect(path: Path, settings: Settings) -> duckdb.DuckDBPyConnection:
     # Settings are set afterwards, not given to `connect`: DuckDB lets one process open a file again only with equal ones.
+    create_if_missing(path)
     with translated(path, "opening"):
         connection = duckdb.connect(str(path))
     try:
