@@ -1,6 +1,7 @@
 """Workers killed at every step of the commit and while they recover: nothing lost, nothing doubled, order per key kept.
 
-A seed that failed once stays in `KEPT` for ever: these lost everything while a dead worker's leases lived on.
+A seed that failed once stays in `KEPT` for ever: 0, 1, 8 and 9 lost everything while a dead worker's leases
+lived on; 3 once died while its DuckDB file was created, which was then refused for ever.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tests.chaos.run import STEPS, run
 
 SEEDS = 200
 AT_A_TIME = 10
-KEPT = (0, 1, 8, 9)
+KEPT = (0, 1, 3, 8, 9)
 
 # Where to look for each bug: an entrance through which it matters, and a step at which to die so that it shows.
 CATCHES = {
