@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from milkrun.log.embedded.transaction import EmbeddedTransaction
@@ -286,6 +288,19 @@ def test_a_refused_event_does_not_use_up_its_id(shop: Shop) -> None:
     first = shop.ingest(spec).commit(received([body(id="a", at="no time"), body(id="a", at=5)]))
     assert (refused(first), duplicates(first)) == ({0: "timestamp"}, [False, False])
     assert shop.values("orders") == [body(id="a", at=5)]
+
+
+def test_an_id_that_the_source_has_made_is_kept_with_its_event_and_not_remembered(shop: Shop) -> None:
+    ids = {"routing_key": ["", ""], "message_id": ["made", "brought"]}
+    batch = replace(received([body(), body()], attributes=ids), made_ids=np.array([True, False]))
+    ingest = shop.ingest(pipeline_spec(), QUEUE)
+    assert [duplicates(ingest.commit(batch)) for _ in range(2)] == [[False, False], [False, True]]
+    assert [event["headers"][0]["value"] for event in shop.events("orders")] == [b"made", b"brought", b"made"]
+    # Where the route has an id of its own, nothing is said of that one.
+    ingest = shop.ingest(pipeline_spec(source_spec(id="routing_key")), QUEUE)
+    keys = {"routing_key": ["x", "x"], "message_id": ["made", "made again"]}
+    batch = replace(received([body(), body()], attributes=keys), made_ids=np.array([True, True]))
+    assert duplicates(ingest.commit(batch)) == [False, True]
 
 
 def test_two_sources_have_windows_of_their_own(shop: Shop) -> None:

@@ -82,6 +82,8 @@ class Received:
     source's own and travels back with `settle`. Rows named by `faults` become dead letters. Without rows it only moves the position on.
     `validated` says that the runtime need not check the bodies: each that no fault names is a JSON object in UTF-8, as `SourceContext.split`
     has found; said of other bodies, what is read from them is anything.
+    `made_ids` is True for each row whose `default_id` the source has made itself and gave to no other event (None: for none). Such an event
+    can't be a repetition: its id isn't looked for among those seen, nor remembered there.
     """
 
     values: pa.BinaryArray
@@ -92,6 +94,7 @@ class Received:
     token: Any = None
     faults: Sequence[Fault] = ()
     validated: bool = False
+    made_ids: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.values)

@@ -35,7 +35,7 @@ _FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Routed events: columns of equal length. Rows in `faults` have no meaning in the other columns but `values`, `headers` and
+    """Routed events: columns of equal length. `ids` are those by which repetitions are recognised; null where there can't be any. Rows in `faults` have no meaning in the other columns but `values`, `headers` and
     `attributes`, the source's own."""
 
     topics: pa.Array
@@ -72,6 +72,7 @@ class Router:
         id_path = route.id or capabilities.default_id
         self._key = parse_path(route.key, names) if route.key else None
         self._id = parse_path(id_path, names) if id_path else None
+        self._takes_default_id = id_path == capabilities.default_id
         self._timestamp = parse_path(route.timestamp, names) if route.timestamp else None
         self._type = parse_path(type_path, names) if type_path else None
         wanted = [*self._topic.paths, self._key, self._id, self._timestamp, self._type]
@@ -90,8 +91,25 @@ class Router:
             headers = with_headers(headers, [(ID_HEADER, ids.cast(pa.binary()))])
         types = found[self._type] if self._type else None
         return Routed(
-            topics, keys, ids, timestamps, received.values, headers, types, faults, received.attributes
+            topics,
+            keys,
+            self._recognised(ids, received),
+            timestamps,
+            received.values,
+            headers,
+            types,
+            faults,
+            received.attributes,
         )
+
+    def _recognised(self, ids: pa.Array, received: Received) -> pa.Array:
+        """The ids without those that the source has made."""
+        made = received.made_ids
+        if made is None or not self._takes_default_id:
+            return ids
+        if made.all():
+            return pa.nulls(len(ids), ids.type)
+        return pc.if_else(pa.array(made), pa.scalar(None, ids.type), ids)
 
     def _look_up(self, received: Received, faults: dict[int, Fault]) -> dict[EventPath, pa.Array]:
         """Each path's column of strings; rows whose body is no JSON object join the faults."""

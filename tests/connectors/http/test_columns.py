@@ -74,6 +74,12 @@ def test_ids_are_given_where_the_client_brought_none(loop: asyncio.AbstractEvent
     ids = received.attributes["id"].to_pylist()
     assert [json.loads(each.given or b"[]") for each in rows] == [ids[:2], [], ids[3:]]
     assert ids[2] == "own" and len(set(ids)) == 4
+    assert received.made_ids is not None and received.made_ids.tolist() == [True, True, False, True]
+
+
+def test_no_id_is_said_to_be_made_where_clients_brought_all(loop: asyncio.AbstractEventLoop) -> None:
+    received = received_of(requests_of(loop, [Rows(column([b"a"]), ids=pa.array(["own"]))]), Ids())
+    assert received.made_ids is None
 
 
 def test_each_request_learns_its_own_outcome(loop: asyncio.AbstractEventLoop) -> None:

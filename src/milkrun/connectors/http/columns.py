@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from milkrun.connectors.http.ids import Ids
@@ -19,8 +20,9 @@ CE_ATTRIBUTES = ("id", "type", "source", "subject", "time")
 def received_of(requests: list[Request], ids: Ids | None = None) -> Received:
     """All rows in the order of the requests; the token is the requests. Those whose client brought no ids get some of `ids`."""
     rows = [request.rows for request in requests]
-    if ids is not None:
-        _give([each for each in rows if each.ids is None], ids)
+    without = [] if ids is None else [each for each in rows if each.ids is None]
+    if ids is not None and without:
+        _give(without, ids)
     values = pa.concat_arrays([each.values for each in rows])
     return Received(
         values=values,
@@ -29,6 +31,7 @@ def received_of(requests: list[Request], ids: Ids | None = None) -> Received:
         token=requests,
         faults=_faults(rows),
         validated=all(each.validated for each in rows),
+        made_ids=_made(rows) if without else None,
     )
 
 
@@ -51,9 +54,12 @@ def settled_of(requests: list[Request], outcome: Outcome) -> list[Settled]:
     ]
 
 
+def _made(rows: list[Rows]) -> npt.NDArray[np.bool_]:
+    """Whether the id of a row was given here."""
+    return np.repeat([bool(each.given) for each in rows], [len(each) for each in rows])
+
+
 def _give(rows: list[Rows], ids: Ids) -> None:
-    if not rows:
-        return
     given = ids.give(sum(map(len, rows)))
     start = 0
     for each in rows:
