@@ -12,9 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from milkrun.model.batch import HEADER, HEADERS
+from milkrun.model.batch import HEADER, HEADERS, TIMESTAMP
 
 Rows = npt.NDArray[np.int64]
+
+
+def times(at: int, rows: int) -> pa.Array:
+    """`rows` times the same time (Unix ms), as `TIMESTAMP`."""
+    return pa.Array.from_buffers(TIMESTAMP, rows, [None, pa.py_buffer(np.full(rows, at, np.int64))])
 
 
 def header_values(headers: pa.ListArray, name: str) -> pa.BinaryArray:
@@ -58,9 +63,7 @@ def with_headers(headers: pa.ListArray, extra: Sequence[tuple[str, pa.BinaryArra
 
 def _one_each(name: str, values: pa.BinaryArray) -> pa.ListArray:
     """Headers of one name alone, each with a value."""
-    items = pa.StructArray.from_arrays(
-        [pa.repeat(pa.scalar(name), len(values)), values.cast(pa.binary())], fields=list(HEADER)
-    )
+    items = pa.StructArray.from_arrays([pa.repeat(pa.scalar(name), len(values)), values], fields=list(HEADER))
     return pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1, dtype=np.int32)), items, type=HEADERS)
 
 

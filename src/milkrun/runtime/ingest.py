@@ -19,7 +19,7 @@ from milkrun.model.ledger import LedgerEntry, Stage
 from milkrun.model.spec import PipelineSpec, SourceSpec, TopicSpec, dead_letter_topic
 from milkrun.plugin.source import Outcome, Received, SourceCapabilities
 from milkrun.runtime import accounting
-from milkrun.runtime.columns import Rows, rows_of
+from milkrun.runtime.columns import Rows, rows_of, times
 from milkrun.runtime.intake import Intake
 from milkrun.runtime.routing import Routed
 from milkrun.runtime.stores import POSITIONS, dump, party_key
@@ -66,8 +66,7 @@ class Ingest:
             accepted = rows_of(valid & ~duplicate)
             transaction.count(self._append(transaction, routed, accepted))
             transaction.count(self._refuse(transaction, routed, now))
-            stamps = pa.repeat(pa.scalar(now, pa.int64()), int(duplicate.sum()))
-            transaction.count(self._entries("", 0, Stage.DUPLICATE, stamps))
+            transaction.count(self._entries("", 0, Stage.DUPLICATE, times(now, int(duplicate.sum()))))
             if received.position is not None:
                 transaction.put(POSITIONS, self._scope, dump(received.position))
             reach("ingest.before_commit")

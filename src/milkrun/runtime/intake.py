@@ -87,14 +87,19 @@ class Intake:
     ) -> Iterator[tuple[str, int, pa.RecordBatch]]:
         """Topic, partition and records (`RECORD_SCHEMA`) of the chosen rows, which `topics` has the topics of."""
         columns = [routed.timestamps, routed.keys, routed.values, routed.headers]
-        for name, of_topic in groups(routed.topics.take(pa.array(rows))):
+        total = len(routed.values)
+        topics_of = routed.topics if len(rows) == total else routed.topics.take(pa.array(rows))
+        for name, of_topic in groups(topics_of):
             assert isinstance(name, str)
             in_topic = rows[of_topic]
             count = topics[name].partitions
+            if count == 1:
+                yield name, 0, _records(columns, in_topic, total)
+                continue
             partitions = self._partitioner.partitions(routed.keys.take(pa.array(in_topic)), count)
             for partition in np.unique(partitions):
                 chosen = in_topic[partitions == partition]
-                yield name, int(partition), _records(columns, chosen, len(routed.values))
+                yield name, int(partition), _records(columns, chosen, total)
 
     def refused(self, routed: Routed, now: int) -> pa.RecordBatch | None:
         """The dead letters of the rows that have faults, if there are any, in their order."""

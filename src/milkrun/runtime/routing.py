@@ -20,7 +20,7 @@ from milkrun.model.batch import ID_HEADER, RECEIVED_HEADER, TIMESTAMP
 from milkrun.model.errors import ConfigError
 from milkrun.model.spec import DEAD_LETTER_PREFIX, RouteSpec, check_topic_name
 from milkrun.plugin.source import Fault, Received, SourceCapabilities
-from milkrun.runtime.columns import header_values, with_headers
+from milkrun.runtime.columns import header_values, times, with_headers
 from milkrun.runtime.paths import EventPath, parse_path, parse_template
 from milkrun.runtime.timestamps import parse_timestamps
 
@@ -51,7 +51,8 @@ class Routed:
     def valid(self) -> npt.NDArray[np.bool_]:
         """True for each row that has no fault."""
         mask = np.ones(len(self.values), np.bool_)
-        mask[list(self.faults)] = False
+        if self.faults:
+            mask[list(self.faults)] = False
         return mask
 
 
@@ -84,11 +85,11 @@ class Router:
         found = self._look_up(received, faults)
         topics = self._topics(found, len(received), faults)
         keys = self._keys(received, found, faults)
-        receipts = now if isinstance(now, pa.Array) else pa.repeat(pa.scalar(now, pa.int64()), len(received))
+        receipts = now.cast(TIMESTAMP) if isinstance(now, pa.Array) else times(now, len(received))
         timestamps, headers = self._timestamps(received, found, faults, receipts)
         ids = _without_empty(found[self._id]) if self._id else pa.nulls(len(received), pa.string())
         if self._id:
-            headers = with_headers(headers, [(ID_HEADER, ids.cast(pa.binary()))])
+            headers = with_headers(headers, [(ID_HEADER, ids.view(pa.binary()))])
         types = found[self._type] if self._type else None
         return Routed(
             topics,
@@ -150,7 +151,7 @@ class Router:
         elif self._key.root == "headers":
             keys = header_values(received.headers, self._key.steps[0])
         else:
-            keys = found[self._key].cast(pa.binary())
+            keys = found[self._key].view(pa.binary())
         if keys is None:
             return pa.nulls(len(received), pa.binary())
         lengths = pc.binary_length(keys).fill_null(0).to_numpy(zero_copy_only=False)
@@ -165,13 +166,11 @@ class Router:
         receipts: pa.Array,
     ) -> tuple[pa.Array, pa.ListArray]:
         if self._timestamp is None:
-            return receipts.cast(TIMESTAMP), received.headers
+            return receipts, received.headers
         own, wrong = parse_timestamps(found[self._timestamp])
         _add(faults, "timestamp", wrong, f"{self._timestamp.text} ")
-        stamp = receipts.cast(pa.string()).cast(pa.binary())
-        return pc.coalesce(own, receipts.cast(TIMESTAMP)), with_headers(
-            received.headers, [(RECEIVED_HEADER, stamp)]
-        )
+        stamp = receipts.view(pa.int64()).cast(pa.string()).view(pa.binary())
+        return pc.coalesce(own, receipts), with_headers(received.headers, [(RECEIVED_HEADER, stamp)])
 
 
 def select(
@@ -202,7 +201,9 @@ def as_text(column: pa.BinaryArray) -> pa.StringArray:
 
 def _without_empty(ids: pa.Array) -> pa.StringArray:
     """The ids as strings, an empty one as none: events that share it are not repetitions of one another."""
-    texts = ids.cast(pa.string())
+    texts = ids if ids.type == pa.string() else ids.cast(pa.string())
+    if not (texts.null_count or (pc.binary_length(texts).to_numpy() == 0).any()):
+        return texts
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 

@@ -21,26 +21,25 @@ def received_of(requests: list[Request], ids: Ids | None = None) -> Received:
     """All rows in the order of the requests; the token is the requests. Those whose client brought no ids get some of `ids`."""
     rows = [request.rows for request in requests]
     without = [] if ids is None else [each for each in rows if each.ids is None]
-    if ids is not None and without:
-        _give(without, ids)
-    values = pa.concat_arrays([each.values for each in rows])
+    given = _give(without, ids) if ids is not None and without else None
+    values = pa.concat_arrays([each.values for each in rows]) if len(rows) > 1 else rows[0].values
     return Received(
         values=values,
         headers=_headers(rows, len(values)),
-        attributes=_attributes(rows),
+        attributes=_attributes(rows, given if len(without) == len(rows) else None),
         token=requests,
         faults=_faults(rows),
         validated=all(each.validated for each in rows),
-        made_ids=_made(rows) if without else None,
+        made_ids=_made(rows) if given is not None else None,
     )
 
 
 def settled_of(requests: list[Request], outcome: Outcome) -> list[Settled]:
     """What became of each request's rows."""
+    if not outcome.refused and not outcome.duplicate.any():
+        return [Settled(len(request.rows)) for request in requests]
     counts = np.array([len(request.rows) for request in requests], np.int64)
     starts = np.concatenate(([0], np.cumsum(counts)))
-    if not outcome.refused and not outcome.duplicate.any():
-        return [Settled(count) for count in counts.tolist()]
     seen = np.concatenate(([0], np.cumsum(outcome.duplicate)))
     duplicates = (seen[starts[1:]] - seen[starts[:-1]]).tolist()
     refused: list[list[tuple[int, str, str]]] = [[] for _ in requests]
@@ -59,12 +58,14 @@ def _made(rows: list[Rows]) -> npt.NDArray[np.bool_]:
     return np.repeat([bool(each.given) for each in rows], [len(each) for each in rows])
 
 
-def _give(rows: list[Rows], ids: Ids) -> None:
+def _give(rows: list[Rows], ids: Ids) -> pa.StringArray:
+    """Give ids to rows that have none, and to their answers; returns all of them, in the order of the rows."""
     given = ids.give(sum(map(len, rows)))
     start = 0
     for each in rows:
         each.ids, each.given = given.column.slice(start, len(each)), given.json(start, len(each))
         start += len(each)
+    return given.column
 
 
 def _faults(rows: list[Rows]) -> list[Fault]:
@@ -77,10 +78,12 @@ def _faults(rows: list[Rows]) -> list[Fault]:
     return faults
 
 
-def _attributes(rows: list[Rows]) -> dict[str, pa.StringArray]:
-    """Only those that any row has."""
+def _attributes(rows: list[Rows], ids: pa.StringArray | None) -> dict[str, pa.StringArray]:
+    """Only those that any row has; `ids` where those of all rows are one column already."""
     found: dict[str, pa.StringArray] = {}
-    if any(each.ids is not None for each in rows):
+    if ids is not None:
+        found["id"] = ids
+    elif any(each.ids is not None for each in rows):
         found["id"] = pa.concat_arrays(
             [each.ids if each.ids is not None else pa.nulls(len(each), pa.string()) for each in rows]
         )

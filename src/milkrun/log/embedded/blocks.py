@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import zstandard
 
 from milkrun.model.batch import BATCH_SCHEMA, RECORD_SCHEMA
@@ -55,11 +54,11 @@ def _compressor() -> zstandard.ZstdCompressor:
 def encode(records: pa.RecordBatch) -> Block:
     """One block of the records (`RECORD_SCHEMA`, at least one row)."""
     packed = _compressor().compress(records.serialize())
-    span = pc.min_max(records.column("timestamp").cast(pa.int64()))
+    times = records.column("timestamp").to_numpy().view(np.int64)
     return Block(
         records.num_rows,
-        span["min"].as_py(),
-        span["max"].as_py(),
+        int(times.min()),
+        int(times.max()),
         records.nbytes,
         _checksum(packed) + packed,
     )
@@ -75,6 +74,9 @@ def cut(records: pa.RecordBatch) -> Iterator[Block]:
         return
     by_bytes = max(1, BLOCK_BYTES * records.num_rows // max(1, records.nbytes))
     step = min(BLOCK_ROWS, by_bytes)
+    if records.num_rows <= step:
+        yield encode(records)
+        return
     for start in range(0, records.num_rows, step):
         yield encode(records.slice(start, step))
 
