@@ -151,7 +151,7 @@ class Router:
         elif self._key.root == "headers":
             keys = header_values(received.headers, self._key.steps[0])
         else:
-            keys = found[self._key].view(pa.binary())
+            keys = found[self._key].cast(pa.binary())
         if keys is None:
             return pa.nulls(len(received), pa.binary())
         lengths = pc.binary_length(keys).fill_null(0).to_numpy(zero_copy_only=False)
