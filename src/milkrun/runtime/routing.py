@@ -35,8 +35,9 @@ _FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Routed events: columns of equal length. `ids` are those by which repetitions are recognised; null where there can't be any. Rows in `faults` have no meaning in the other columns but `values`, `headers` and
-    `attributes`, the source's own."""
+    """Routed events: columns of equal length. `ids` are those by which repetitions are recognised, null where there can't be any. Rows in
+    `faults` have no meaning in the other columns but `values`, `headers` and `attributes`, the source's own.
+    """
 
     topics: pa.Array
     keys: pa.BinaryArray
