@@ -2,6 +2,8 @@
 //!
 //! Mirrors `milkrun.encoding.python` to the byte; `milkrun.encoding.forms` says what is written for each kind of value.
 
+use std::borrow::Cow;
+
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
@@ -346,11 +348,10 @@ impl<'a> Column<'a> {
         rest: usize,
         out: &mut Vec<u8>,
     ) -> Step<'a> {
-        let more = document.members_by_first(rest);
+        let (more, by_name) = (document.members_by_first(rest), Members::of(document, rest));
         out.push(b'{');
         for member in members {
-            let below = more.iter().copied().find(|&other| document.key(other) == member.form.name.as_str());
-            match below {
+            match by_name.find(member.form.name.as_bytes()) {
                 Some(below) if !member.is_null(row) => {
                     member.key.append(out);
                     member.with_rest(row, document, below, out)?;
@@ -380,12 +381,12 @@ impl<'a> Column<'a> {
                 self.object(row, members, document, rest, out)
             }
             Source::List(offsets, item) if document.value(rest).kind == Type::Object => {
-                let more = document.members_by_first(rest);
+                let more = Members::of(document, rest);
                 out.push(b'[');
                 for (place, index) in offsets.range(row).enumerate() {
                     let place = place.to_string();
-                    match more.iter().find(|&&other| document.key(other) == place.as_str()) {
-                        Some(&below) if !item.is_null(index) => item.with_rest(index, document, below, out)?,
+                    match more.find(place.as_bytes()) {
+                        Some(below) if !item.is_null(index) => item.with_rest(index, document, below, out)?,
                         _ => item.write_or_null(index, out)?,
                     }
                     out.push(b',');
@@ -394,14 +395,14 @@ impl<'a> Column<'a> {
                 Ok(())
             }
             Source::Map(offsets, keys, item) if document.value(rest).kind == Type::Object => {
-                let more = document.members_by_first(rest);
+                let more = Members::of(document, rest);
                 out.push(b'{');
                 for index in offsets.range(row) {
                     let key = keys.get(index);
                     writing::string(key, out);
                     out.push(b':');
-                    match more.iter().find(|&&other| document.key(other).as_bytes() == key) {
-                        Some(&below) if !item.is_null(index) => item.with_rest(index, document, below, out)?,
+                    match more.find(key) {
+                        Some(below) if !item.is_null(index) => item.with_rest(index, document, below, out)?,
                         _ => item.write_or_null(index, out)?,
                     }
                     out.push(b',');
@@ -411,6 +412,22 @@ impl<'a> Column<'a> {
             }
             _ => self.write(row, out),
         }
+    }
+}
+
+/// The members of an object of the rest, in the order of their names: each is found in a few steps where a list or map has many.
+struct Members<'a>(Vec<(Cow<'a, str>, usize)>);
+
+impl<'a> Members<'a> {
+    fn of(document: &Document<'a>, object: usize) -> Members<'a> {
+        let mut members: Vec<_> = document.below(object).map(|member| (document.key(member), member)).collect();
+        members.sort_unstable();
+        Members(members)
+    }
+
+    fn find(&self, name: &[u8]) -> Option<usize> {
+        let place = self.0.binary_search_by(|(key, _)| key.as_bytes().cmp(name));
+        place.ok().map(|place| self.0[place].1)
     }
 }
 

@@ -199,6 +199,18 @@ def test_what_a_schema_lacks_within_maps_goes_back_to_where_it_was() -> None:
     assert both(columns, Writing(rest="_rest")) == [body]
 
 
+def test_what_a_schema_lacks_goes_back_to_each_of_many_items_and_keys() -> None:
+    """Names of items don't sort as their numbers do, and names of a map's members may be escaped, or begin as others do."""
+    inner = pa.struct([("a", pa.int64())])
+    schema = EventSchema(pa.schema([("l", pa.list_(inner)), ("m", pa.map_(pa.string(), inner))]))
+    items = [{"a": number} | ({"more": -number} if number % 3 else {}) for number in range(1_200)]
+    names = [f'{"k" * (number % 7)}\u00e9"{number}' for number in range(1_199, -1, -1)] + ["", "k"]
+    event = {"l": items, "m": {name: items[number % 1_200] for number, name in enumerate(names)}, "u": 1}
+    body = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+    columns = decode(pa.array([body], pa.binary()), schema, rest=True).columns
+    assert both(columns, Writing(rest="_rest")) == [body]
+
+
 def _rests(columns: pa.RecordBatch) -> list[Any]:
     return [None if rest is None else json.loads(rest) for rest in columns.column("_rest").to_pylist()]
 
