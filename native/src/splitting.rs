@@ -38,13 +38,14 @@ impl From<Full> for Uncut {
 /// Cut a body: an event a line, or one event or an array of them.
 pub fn split(body: &[u8], lines: bool, max_event_bytes: usize, max_depth: usize) -> Result<Split, Uncut> {
     let body = body.strip_prefix(BOM).unwrap_or(body);
-    let array = !lines && trimmed(body).first() == Some(&b'[');
-    let events = if lines {
-        lines_of(body)
-    } else if array {
-        swept_items_of(body).map_or_else(|Bail| items_of(body), Ok)?
+    let (events, validated) = if lines {
+        (lines_of(body), false)
+    } else if trimmed(body).first() != Some(&b'[') {
+        (vec![Event { bytes: body, levels: None }], false)
+    } else if let Ok(items) = swept_items_of(body) {
+        (items, true)
     } else {
-        vec![Event { bytes: body, levels: None }]
+        (items_of(body)?, is_utf8(body))
     };
     let mut values = Column::texts();
     values.text().bytes.reserve(events.iter().map(|event| event.bytes.len()).sum());
@@ -53,7 +54,7 @@ pub fn split(body: &[u8], lines: bool, max_event_bytes: usize, max_depth: usize)
         values.push_text(event.bytes)?;
         faults.extend(event.fault(max_event_bytes, max_depth).map(|reason| (row, reason)));
     }
-    Ok(Split { values: values.finish_scalars(), faults, validated: array && is_utf8(body) })
+    Ok(Split { values: values.finish_scalars(), faults, validated })
 }
 
 /// The bytes of an event, and how deep it is nested where that is known.
