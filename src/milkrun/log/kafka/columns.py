@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, repeat
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from confluent_kafka import Message
 
-from milkrun.model.batch import BATCH_SCHEMA, HEADER, HEADERS, TIMESTAMP
+from milkrun.model.batch import BATCH_SCHEMA, HEADER, HEADERS, TIMESTAMP, no_headers
 
 Header = tuple[str, bytes | None]
 Event = tuple[int, bytes | None, bytes | None, list[Header]]
@@ -19,22 +21,42 @@ Event = tuple[int, bytes | None, bytes | None, list[Header]]
 
 
 def to_columns(messages: Sequence[Message]) -> pa.RecordBatch:
-    """The messages of one partition as `BATCH_SCHEMA`."""
+    """The messages of one partition, whose offsets ascend, as `BATCH_SCHEMA`. There must be one."""
+    times = np.fromiter((message.timestamp()[1] for message in messages), np.int64, len(messages))
     columns = [
-        pa.array([message.offset() for message in messages], pa.int64()),
-        pa.array([message.timestamp()[1] for message in messages], pa.int64()).cast(TIMESTAMP),
-        pa.array([message.key() for message in messages], pa.binary()),
-        pa.array([message.value() for message in messages], pa.binary()),
-        _headers([message.headers() for message in messages]),  # type: ignore[misc]
+        pa.array(_offsets(messages)),
+        pa.array(times).cast(TIMESTAMP),
+        _binary(list(map(Message.key, messages))),
+        _binary(list(map(Message.value, messages))),
+        _headers(list(map(Message.headers, messages))),  # type: ignore[arg-type]
     ]
     return pa.RecordBatch.from_arrays(columns, schema=BATCH_SCHEMA)
 
 
+def _offsets(messages: Sequence[Message]) -> npt.NDArray[np.int64]:
+    first, last = messages[0].offset() or 0, messages[-1].offset() or 0
+    if last - first == len(messages) - 1:
+        return np.arange(first, last + 1)
+    return np.fromiter(map(Message.offset, messages), np.int64, len(messages))
+
+
+def _binary(values: Sequence[bytes | None]) -> pa.BinaryArray:
+    if not any(values):
+        return pa.array(values, pa.binary())
+    try:
+        # One copy into memory of the right size, where Arrow's builder grows and copies again.
+        joined = b"".join(values)  # type: ignore[arg-type]
+    except TypeError:
+        # There is a null among them.
+        return pa.array(values, pa.binary())
+    ends = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=ends[1:])  # type: ignore[arg-type]
+    return pa.Array.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(ends), pa.py_buffer(joined)])
+
+
 def _headers(headers: Sequence[Sequence[Header] | None]) -> pa.ListArray:
     if not any(headers):
-        return pa.ListArray.from_arrays(
-            pa.repeat(pa.scalar(0, pa.int32()), len(headers) + 1), _pairs([]), type=HEADERS
-        )
+        return no_headers(len(headers))
     given = [each or () for each in headers]
     bounds = pa.array([0, *accumulate(map(len, given))], pa.int32())
     return pa.ListArray.from_arrays(bounds, _pairs(list(chain.from_iterable(given))), type=HEADERS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,8 @@ READ_SECONDS = 30.0
 FETCH_MESSAGES = 5_000
 FETCH_WAIT_MILLISECONDS = 5
 """How late the end of a partition is noticed; a reader that is at the end is paused until the next read."""
+
+_PASSING = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT})
 
 FIRST_EVENT_BYTES = 1_000
 """How large events are taken to be before any has been read."""
@@ -107,27 +109,27 @@ class Reader:
         first = self._consumer.poll(0.2)
         if first is None:
             return False
-        messages: list[Message] = []
-        end = self._buffer_end
-        for message in [first, *self._consumer.consume(FETCH_MESSAGES, 0)]:
+        messages = [first, *self._consumer.consume(FETCH_MESSAGES, 0)]
+        events = [message for message in messages if message.error() is None]
+        if events:
+            self._keep(to_columns(events))
+            self._buffer_end = (events[-1].offset() or 0) + 1
+        if len(events) < len(messages):
+            self._heed(messages)
+        return True
+
+    def _heed(self, messages: Iterable[Message]) -> None:
+        """Of the messages those that carry no event: the end was reached, or something is wrong."""
+        for message in messages:
             error = message.error()
-            offset = message.offset() or 0
             if error is None:
-                messages.append(message)
-                end = offset + 1
-            elif error.code() == KafkaError._PARTITION_EOF:
-                end = max(end, offset)
+                continue
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._buffer_end = max(self._buffer_end, message.offset() or 0)
                 self._consumer.pause([self._place])
                 self._paused = True
-            elif not error.retriable() and error.code() not in (
-                KafkaError._ALL_BROKERS_DOWN,
-                KafkaError._TRANSPORT,
-            ):
+            elif not error.retriable() and error.code() not in _PASSING:
                 raise explained(error, f"reading {self._topic}[{self._partition}]")
-        if messages:
-            self._keep(to_columns(messages))
-        self._buffer_end = end
-        return True
 
     def close(self) -> None:
         self._consumer.close()
