@@ -1,4 +1,4 @@
-"""Messages of Kafka's client as columns: what was produced, null or empty, with or without headers."""
+"""Messages of Kafka's client as columns and back: what was produced, null or empty, with or without headers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 
 pytest.importorskip("confluent_kafka")
 
+import pyarrow as pa
 from confluent_kafka import Message
 
-from milkrun.log.kafka.columns import to_columns
-from milkrun.model.batch import BATCH_SCHEMA
+from milkrun.log.kafka.columns import to_columns, to_events
+from milkrun.model.batch import BATCH_SCHEMA, RECORD_SCHEMA
 
 
 def _stored(offset: int, *, milliseconds: int = 1_000, **fields: Any) -> Message:
@@ -76,3 +77,22 @@ def test_headers_stay_with_their_message() -> None:
         [{"key": "b", "value": b""}],
     ]
     assert _column("headers", messages[1:2]) == [[]]
+
+
+def test_events_carry_what_the_records_hold() -> None:
+    records = pa.RecordBatch.from_pylist(
+        [
+            {"timestamp": 5, "key": b"k", "value": None, "headers": [{"key": "a", "value": b"1"}]},
+            {"timestamp": 0, "key": None, "value": b"v", "headers": []},
+            {"timestamp": -7, "key": b"", "value": b"", "headers": []},
+        ],
+        RECORD_SCHEMA,
+    )
+
+    # A time of 0 would be taken for now, one before that refused.
+    assert list(to_events(records)) == [
+        (5, b"k", None, [("a", b"1")]),
+        (1, None, b"v", []),
+        (1, b"", b"", []),
+    ]
+    assert list(to_events(records.slice(1))) == [(1, None, b"v", None), (1, b"", b"", None)]

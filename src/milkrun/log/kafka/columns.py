@@ -16,8 +16,11 @@ from confluent_kafka import Message
 from milkrun.model.batch import BATCH_SCHEMA, HEADER, HEADERS, TIMESTAMP, no_headers
 
 Header = tuple[str, bytes | None]
-Event = tuple[int, bytes | None, bytes | None, list[Header]]
-"""Timestamp in Unix ms, key, value, headers."""
+Event = tuple[int, bytes | None, bytes | None, list[Header] | None]
+"""Timestamp in Unix ms, key, value, headers if there are any."""
+
+_EARLIEST = 1
+"""The least timestamp: to the client library 0 means now, and one before 1970 is an error that no retry mends."""
 
 
 def to_columns(messages: Sequence[Message]) -> pa.RecordBatch:
@@ -72,8 +75,9 @@ def _pairs(pairs: Sequence[Header]) -> pa.StructArray:
 def to_events(records: pa.RecordBatch) -> Iterator[Event]:
     """The records' rows as the client library takes them."""
     keys = records.column("key")
+    times = records.column("timestamp").cast(pa.int64()).to_numpy()
     return zip(
-        records.column("timestamp").cast(pa.int64()).to_pylist(),
+        np.maximum(times, _EARLIEST).tolist(),
         repeat(None, len(keys)) if keys.null_count == len(keys) else keys.to_pylist(),
         records.column("value").to_pylist(),
         _events_headers(records.column("headers")),
@@ -81,10 +85,10 @@ def to_events(records: pa.RecordBatch) -> Iterator[Event]:
     )
 
 
-def _events_headers(headers: pa.ListArray) -> Iterable[list[Header]]:
+def _events_headers(headers: pa.ListArray) -> Iterable[list[Header] | None]:
     flat = headers.flatten()
     if not len(flat):
-        return repeat([], len(headers))
+        return repeat(None, len(headers))
     pairs = list(zip(flat.field("key").to_pylist(), flat.field("value").to_pylist(), strict=True))
     counts = headers.value_lengths().to_pylist()
     return [pairs[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]

@@ -107,7 +107,7 @@ class Producing:
         partition: int,
         value: bytes | None,
         key: bytes | None,
-        headers: Sequence[tuple[str, Any]],
+        headers: Sequence[tuple[str, Any]] | None = None,
         timestamp: int = 0,
     ) -> None:
         """Queue one message; `timestamp` in Unix ms, 0 for now."""
@@ -142,12 +142,11 @@ class Producing:
         """Queue events in their order."""
         produce, reported = self._producer.produce, self._reported
         for timestamp, key, value, headers in events:
-            # To the client library the time 0 means now, and one before 1970 is an error that no retry mends.
-            stamp = max(timestamp, 1)
             try:
-                produce(topic, value, key, partition, reported, timestamp=stamp, headers=headers)  # type: ignore[arg-type]
+                # By position: to the client library names cost as much as all the rest of the call.
+                produce(topic, value, key, partition, reported, None, timestamp, headers)  # type: ignore[arg-type]
             except (BufferError, KafkaException):
-                self.send(topic, partition, value, key, headers, stamp)
+                self.send(topic, partition, value, key, headers, timestamp)
 
     def put(self, store: str, key: str, value: bytes | None) -> None:
         """Queue a change of state."""
