@@ -1,6 +1,7 @@
 """What stands beside Milkrun on Kafka is its equal: the same settings, and every event counted once."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def test_bare_producer_has_the_settings_of_ours(monkeypatch: pytest.MonkeyPatch)
 def test_bare_consumer_has_the_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "Consumer", _Client)
 
-    Reader({}, "orders", 0, 0)
+    with ThreadPoolExecutor(1) as threads:
+        Reader({}, "orders", 0, 0, threads)
 
     assert _Client.settings == kafka_log.CONSUMER_SETTINGS
 

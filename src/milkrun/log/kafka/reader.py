@@ -1,6 +1,7 @@
 """Reading events: consumers that each follow one partition and keep what they have fetched ahead.
 
-A read that goes on where an earlier one ended costs no seek. Consumers that nobody has read with for longest are given up first.
+A read that goes on where an earlier one ended costs no seek, and while its caller works on what it gave, another thread makes ready what
+the next one will ask for. Consumers that nobody has read with for longest are given up first.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +20,16 @@ from milkrun.log.kafka.columns import no_events, to_columns
 from milkrun.log.kafka.failures import explained
 from milkrun.log.kafka.naming import Settings
 from milkrun.model.batch import Batch
-from milkrun.model.errors import Transient
+from milkrun.model.errors import MilkrunError, Transient
 
 MOST_READERS = 24
 READ_SECONDS = 30.0
 FETCH_MESSAGES = 5_000
 FETCH_WAIT_MILLISECONDS = 5
 """How late the end of a partition is noticed; a reader that is at the end is paused until the next read."""
+
+AHEAD_THREADS = 4
+"""Of one process; where all are busy, a read does itself what none of them has begun."""
 
 _PASSING = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT})
 
@@ -32,15 +38,23 @@ FIRST_EVENT_BYTES = 1_000
 
 
 class Reader:
-    """One consumer of one partition. Used by one thread at a time."""
+    """One consumer of one partition. Used by one thread at a time, and between reads by one of `threads`."""
 
-    def __init__(self, settings: Settings, topic: str, partition: int, offset: int) -> None:
+    def __init__(
+        self, settings: Settings, topic: str, partition: int, offset: int, threads: Executor
+    ) -> None:
         self.used_at = time.monotonic()
+        self._threads = threads
+        self._ahead: Future[None] | None = None
+        self._called = False
+        """Whether somebody waits for the thread that fetches ahead."""
         self._topic = topic
         self._partition = partition
         self._place = TopicPartition(topic, partition)
         self._buffer: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
+        self._next = offset
+        """Where the last read ended."""
         self._buffer_end = offset
         """Where the fetching goes on: past the buffer, and past offsets that hold no event."""
         self._paused = False
@@ -61,10 +75,12 @@ class Reader:
 
     def covers(self, offset: int) -> bool:
         """Whether a read from `offset` needs no seek."""
-        return _first_offset(self._buffer, self._buffer_end) <= offset <= self._buffer_end
+        # Both may be asked while another thread fetches ahead, which moves the end alone.
+        return self._next <= offset <= self._buffer_end
 
     def read(self, offset: int, end: int, max_rows: int, max_bytes: int) -> Batch:
         """Events from `offset`, of those before `end`; waits until there is one or it is certain that there is none."""
+        self._end_ahead()
         self._drop_before(offset)
         deadline = time.monotonic() + READ_SECONDS
         while not self._enough(end, max_rows, max_bytes):
@@ -77,9 +93,23 @@ class Reader:
         taken = _fitting(whole, max_rows, max_bytes)
         self._buffer, self._rows, self._bytes = [], 0, 0
         self._keep(whole.slice(taken))
-        return Batch(
-            self._topic, self._partition, whole.slice(0, taken), _first_offset(self._buffer, self._buffer_end)
-        )
+        self._next = _first_offset(self._buffer, self._buffer_end)
+        if self._buffer_end < end:
+            self._called = False
+            self._ahead = self._threads.submit(self._fetch_ahead, end, max_rows, max_bytes)
+        return Batch(self._topic, self._partition, whole.slice(0, taken), self._next)
+
+    def _fetch_ahead(self, end: int, max_rows: int, max_bytes: int) -> None:
+        while not self._called and not self._enough(end, max_rows, max_bytes):
+            if not self._fetch():
+                return
+
+    def _end_ahead(self) -> None:
+        """Make sure that no other thread uses the consumer. Raises what that thread met."""
+        ahead, self._ahead = self._ahead, None
+        self._called = True
+        if ahead is not None and not ahead.cancel():
+            ahead.result()
 
     def _enough(self, end: int, max_rows: int, max_bytes: int) -> bool:
         full = self._rows > 0 and self._bytes >= max_bytes
@@ -132,6 +162,9 @@ class Reader:
                 raise explained(error, f"reading {self._topic}[{self._partition}]")
 
     def close(self) -> None:
+        # What went wrong ahead is of no interest any more.
+        with suppress(MilkrunError):
+            self._end_ahead()
         self._consumer.close()
 
 
@@ -157,6 +190,7 @@ class Readers:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._threads = ThreadPoolExecutor(AHEAD_THREADS, "kafka ahead")
         self._lock = threading.Lock()
         self._free: list[tuple[str, int, str, Reader]] = []
         self._sizes: dict[str, float] = {}
@@ -187,7 +221,7 @@ class Readers:
                 if (of, at, alive) == (topic, partition, incarnation) and reader.covers(offset):
                     del self._free[number]
                     return reader
-        return Reader(self._settings, topic, partition, offset)
+        return Reader(self._settings, topic, partition, offset, self._threads)
 
     def _give_back(self, entry: tuple[str, int, str, Reader]) -> None:
         with self._lock:
@@ -202,3 +236,4 @@ class Readers:
             closing, self._free = self._free, []
         for *_, reader in closing:
             reader.close()
+        self._threads.shutdown()
