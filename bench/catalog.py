@@ -384,7 +384,7 @@ BENCHES = (
     Bench(
         "kafka-parquet",
         Run("bench.cases.sinks:to_parquet"),
-        50_000,
+        200_000,
         4_000,
         Run("bench.cases.kafka_paths:topic_to_parquet"),
         "bare consumer and DuckDB COPY",
@@ -392,6 +392,17 @@ BENCHES = (
         servers=("kafka",),
         connectors=("parquet",),
         plain=True,
+    ),
+    Bench(
+        "kafka-duckdb",
+        Run("bench.cases.sinks:to_duckdb"),
+        200_000,
+        4_000,
+        Run("bench.cases.kafka_paths:topic_to_duckdb"),
+        "bare consumer and DuckDB read_json",
+        inputs=Run("bench.cases.kafka:prepare"),
+        servers=("kafka",),
+        connectors=("duckdb",),
     ),
     Bench(
         "kafka-latency-1000",
@@ -412,6 +423,16 @@ BENCHES = (
         16_000,
         rounds=1,
         long=MEMORY_LONG,
+        connectors=("parquet",),
+    ),
+    Bench(
+        "kafka-memory",
+        Run("bench.cases.memory:flow"),
+        1_000_000,
+        16_000,
+        rounds=1,
+        long=MEMORY_LONG,
+        servers=("kafka",),
         connectors=("parquet",),
     ),
 )

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument(
         "--quick", action="store_true", help="few events, one round: whether it runs, not how fast"
     )
-    size.add_argument("--long", action="store_true", help="ten million events in the bench memory")
+    size.add_argument("--long", action="store_true", help="ten million events in the benches of memory")
     parser.add_argument(
         "--only",
         nargs="+",

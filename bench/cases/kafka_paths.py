@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import duckdb
 
 from bench import kafka_log
@@ -31,11 +33,27 @@ def rabbitmq_to_topic(work: Work) -> Measured:
 
 def topic_to_parquet(work: Work) -> Measured:
     """The topic consumed into a file of JSON lines, and DuckDB's COPY of that."""
-    lines = work.folder / "events.ndjson"
     with Stopwatch() as watch, duckdb.connect() as connection:
-        with lines.open("wb") as file:
-            for messages in kafka_log.consumed(kafka_spec(work)):
-                file.writelines((message.value() or b"") + b"\n" for message in messages)
+        lines = _consumed_lines(work)
         connection.execute(f"COPY ({select_lines(lines)}) {COPY.format(work.folder / 'events.parquet')}")
     check_lake(work.folder, work.events)
     return watch.measured(work.events)
+
+
+def topic_to_duckdb(work: Work) -> Measured:
+    """The topic consumed into a file of JSON lines, and DuckDB's CREATE TABLE AS of that."""
+    with Stopwatch() as watch, duckdb.connect(work.folder / "events.duckdb") as connection:
+        connection.execute(f"CREATE TABLE {TOPIC} AS {select_lines(_consumed_lines(work))}")
+        row = connection.execute(f"SELECT count(*) FROM {TOPIC}").fetchone()
+    if row != (work.events,):
+        raise RuntimeError(f"the table holds {row} events, {work.events} are due")
+    return watch.measured(work.events)
+
+
+def _consumed_lines(work: Work) -> Path:
+    """The topic's values as a file of JSON lines."""
+    lines = work.folder / "events.ndjson"
+    with lines.open("wb") as file:
+        for messages in kafka_log.consumed(kafka_spec(work)):
+            file.writelines((message.value() or b"") + b"\n" for message in messages)
+    return lines

@@ -8,7 +8,6 @@ from bench.cases.log import batches
 from bench.cases.sinks import check_lake
 from bench.measuring import Measured, Stopwatch, Work, rss_mb
 from bench.pipelines import (
-    TOPIC,
     await_delivered,
     check_running,
     delivered,
@@ -47,7 +46,7 @@ def flow(work: Work) -> Measured:
         samples = _Samples(worker, log, work.events)
         for received in _received(work.events):
             ingest.commit(received)
-            samples.hold_back()
+            samples.hold_back(received.position)
         while not samples.complete:
             samples.look()
             await_delivered(worker, log, samples.next_quarter, "lake")
@@ -69,6 +68,7 @@ class _Samples:
         self._worker = worker
         self._log = log
         self._events = events
+        self._delivered = 0
 
     @property
     def complete(self) -> bool:
@@ -79,23 +79,24 @@ class _Samples:
         """Events delivered by which the next sample is due."""
         return self._events * min(len(self.taken) + 1, QUARTERS) // QUARTERS
 
-    def look(self) -> int:
-        """Take the samples that are due; the events delivered."""
-        done = delivered(self._log, "lake")
-        while not self.complete and done >= self.next_quarter:
+    def look(self) -> None:
+        """Take the samples that are due."""
+        self._delivered = delivered(self._log, "lake")
+        while not self.complete and self._delivered >= self.next_quarter:
             self.taken.append(round(rss_mb(), 1))
-        return done
 
-    def hold_back(self) -> None:
-        """Wait while the log is more than `AHEAD` events ahead of the sink."""
+    def hold_back(self, committed: int) -> None:
+        """Wait while the `committed` events are more than `AHEAD` ahead of the sink, which is asked only where they may be."""
         version = self._log.version()
-        while self._log.partition(TOPIC, 0).end - self.look() > AHEAD:
-            check_running(self._worker)
-            version = self._log.wait(version, 0.2)
+        while committed - self._delivered > AHEAD:
+            self.look()
+            if committed - self._delivered > AHEAD:
+                check_running(self._worker)
+                version = self._log.wait(version, 0.2)
 
 
 def _received(events: int) -> Iterator[Received]:
-    """`events` events as a source gives them."""
+    """`events` events as a source gives them; a position is how many there were up to it."""
     done = 0
     for batch in batches(events):
         done += batch.num_rows

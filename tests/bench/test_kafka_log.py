@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench import kafka_log
-from bench.cases import kafka, kafka_paths, sinks, workers
+from bench.cases import kafka, kafka_paths, memory, sinks, workers
 from bench.measuring import Work
 from bench.pipelines import TOPIC, kafka_spec
 from milkrun.log.kafka import producers, reader
@@ -74,9 +74,16 @@ class TestOnABroker:
     def test_full_topic(self, bootstrap: str, tmp_path: Path) -> None:
         kafka.prepare(_work(bootstrap, tmp_path, "inputs"))
 
-        cases = (kafka.read, kafka.bare_read, kafka.copy, kafka.bare_copy, kafka_paths.topic_to_parquet)
-        for case in (*cases, sinks.to_parquet):
+        bare_paths = (kafka_paths.topic_to_parquet, kafka_paths.topic_to_duckdb)
+        cases = (kafka.read, kafka.bare_read, kafka.copy, kafka.bare_copy, *bare_paths)
+        for case in (*cases, sinks.to_parquet, sinks.to_duckdb):
             assert case(_work(bootstrap, tmp_path, case.__name__)).events == 2_000
+
+    def test_memory_is_told_at_each_quarter(self, bootstrap: str, tmp_path: Path) -> None:
+        measured = memory.flow(_work(bootstrap, tmp_path, "run", 8_000))
+
+        assert measured.events == 8_000
+        assert len(measured.extra["rss_mb"]) == 4
 
     def test_workers_share_a_topic(self, bootstrap: str, tmp_path: Path) -> None:
         kafka.prepare(_work(bootstrap, tmp_path, "inputs", 8_000, partitions=8))
