@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from milkrun.log.kafka.columns import no_events, to_columns
 from milkrun.log.kafka.failures import explained
@@ -163,7 +163,7 @@ class Reader:
 
     def close(self) -> None:
         # What went wrong ahead is of no interest any more.
-        with suppress(MilkrunError):
+        with suppress(MilkrunError, KafkaException):
             self._end_ahead()
         self._consumer.close()
 
