@@ -83,14 +83,15 @@ def project(
 
 @contextmanager
 def running(
-    spec: ProjectSpec, *, start: bool = True, name: str = "bench", forget: bool = True
+    spec: ProjectSpec, *, start: bool = True, name: str = "bench", empty: bool = False, forget: bool = True
 ) -> Iterator[tuple[Worker, Log]]:
     """A worker on the project, closed at the end; with `start` False the caller starts it.
 
-    On Kafka a project with sources begins with an empty topic, and with `forget` what it kept on the cluster is deleted at the end.
+    On Kafka a project with sources, or with `empty`, begins with an empty topic, and with `forget` what it kept on the cluster is
+    deleted at the end.
     """
     pipeline = spec.pipelines[0]
-    if isinstance(spec.log, KafkaLogSpec) and pipeline.sources:
+    if isinstance(spec.log, KafkaLogSpec) and (empty or pipeline.sources):
         _kafka_log().empty_topic(spec.log, pipeline.topic(TOPIC))
     log = open_log(spec.log, SystemClock(), name=name, archive=spec.archive)
     log.create_topic(pipeline.topic(TOPIC))

@@ -40,7 +40,7 @@ def flow(work: Work) -> Measured:
         log_of(work, work.folder),
         sinks=(sink("lake", "parquet", {"url": "lake"}, _cut(work)),),
     )
-    with running(whole) as (worker, log), Stopwatch() as watch:
+    with running(whole, empty=True) as (worker, log), Stopwatch() as watch:
         pipeline = whole.pipelines[0]
         ingest = Ingest(pipeline, entrance, source_class(entrance.connector).capabilities, log, SystemClock())
         samples = _Samples(worker, log, work.events)
