@@ -150,6 +150,19 @@ def _latency(rate: int) -> Bench:
     )
 
 
+def _memory(name: str, candidate: Run, connector: str, inputs: Run | None = None) -> Bench:
+    return Bench(
+        name,
+        candidate,
+        1_000_000,
+        16_000,
+        inputs=inputs,
+        rounds=1,
+        long=MEMORY_LONG,
+        connectors=(connector,),
+    )
+
+
 def _limit(name: str, function: str) -> Bench:
     """One of the machine's limits."""
     return Bench(f"machine-{name}", Run(f"bench.cases.machine:{function}"), 100_000, 5_000)
@@ -416,14 +429,14 @@ BENCHES = (
     _workers(1),
     _workers(2),
     _workers(4),
-    Bench(
-        "memory",
-        Run("bench.cases.memory:flow"),
-        1_000_000,
-        16_000,
-        rounds=1,
-        long=MEMORY_LONG,
-        connectors=("parquet",),
+    _memory("memory", Run("bench.cases.memory:flow"), "parquet"),
+    _memory("memory-duckdb", Run("bench.cases.memory:flow", {"sink": "duckdb"}), "duckdb"),
+    _memory("memory-routed", Run("bench.cases.memory:flow_routed"), "parquet"),
+    _memory(
+        "memory-files",
+        Run("bench.cases.memory:files_to_log"),
+        "files",
+        Run("bench.cases.memory:prepare_files"),
     ),
     Bench(
         "kafka-memory",

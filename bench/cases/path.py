@@ -82,11 +82,11 @@ def prepare_types(work: Work) -> None:
 def bytes_to_parquet(work: Work) -> Measured:
     """Ours: pieces of the file cut into events, routed and committed as a source's are, and delivered by a worker meanwhile."""
     spec = source("files", {"paths": ["none"]}, route=ROUTE)
-    whole = project(work.folder, log_of(work, work.folder), sinks=(_lake(),))
+    whole = project(work.folder, log_of(work, work.folder), sinks=(lake(),))
     pipeline = whole.pipelines[0]
     with running(whole) as (worker, log), Stopwatch() as watch:
         _take_in(pipeline, spec, log, work.inputs / "events.ndjson")
-        await_count(worker, log, lambda: _delivered(worker, log), work.events)
+        await_count(worker, log, lambda: delivered_of_types(worker, log), work.events)
     check_lake(work.folder / "lake", work.events)
     return watch.measured(work.events)
 
@@ -98,11 +98,11 @@ def files_to_parquet(work: Work) -> Measured:
         work.folder,
         log_of(work, work.folder),
         sources=(source("files", {"paths": [file]}, route=ROUTE),),
-        sinks=(_lake(),),
+        sinks=(lake(),),
     )
     with running(whole, start=False) as (worker, log), Stopwatch() as watch:
         worker.start()
-        await_count(worker, log, lambda: _delivered(worker, log), work.events)
+        await_count(worker, log, lambda: delivered_of_types(worker, log), work.events)
     check_lake(work.folder / "lake", work.events)
     return watch.measured(work.events)
 
@@ -112,7 +112,8 @@ def duckdb_copy(work: Work) -> Measured:
     return copy_lines(work)
 
 
-def _lake() -> SinkSpec:
+def lake() -> SinkSpec:
+    """The Parquet sink of all the types' topics."""
     return SinkSpec("lake", "parquet", {"url": "lake"}, ("shop.*",), sink_class("parquet").default_cut)
 
 
@@ -132,7 +133,7 @@ def _pieces(lines: BinaryIO) -> Iterator[bytes]:
         yield piece + lines.readline()
 
 
-def _delivered(worker: Worker, log: Log) -> int:
+def delivered_of_types(worker: Worker, log: Log) -> int:
     """Events that the sink has committed, of all the topics that there are by now; what waits is delivered at once."""
     _ = worker.idle
     made = {info.spec.name for info in log.topics()}

@@ -39,3 +39,12 @@ class TestEmbeddedLog(LogContract):
         assert len(first) + len(rest) == 20
         # A cut is one read: a bound of the log's own would make every cut small.
         assert len(log.read("large", 0, 0, max_bytes=1 << 26)) == 20
+
+    def test_a_read_gives_all_the_rows_it_is_asked_for(self, log: Log) -> None:
+        log.create_topic(TopicSpec("small"))
+        for first in (0, 10, 20):
+            append(log, "small", [b"%d" % number for number in range(first, first + 10)])
+        batch = log.read("small", 0, 5, max_rows=18)
+        assert batch.events.column("value").to_pylist() == [b"%d" % number for number in range(5, 23)]
+        assert batch.next_offset == 23
+        assert len(log.read("small", 0, 23, max_rows=18)) == 7

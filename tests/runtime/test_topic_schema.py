@@ -199,10 +199,19 @@ def test_two_threads_growing_at_once_agree(shop: Shop) -> None:
         log.close()
 
 
-@pytest.mark.parametrize("late", [{"n": 1.5}, {"n": 1, "late": "x"}, {"n": 1, "o": {"deep": True}}])
-def test_what_shows_only_late_in_a_large_cut_counts_too(shop: Shop, late: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "late",
+    [
+        [body(n=1.5)],
+        [body(n=1, late="x")],
+        [body(n=1, o={"deep": True})],
+        [body(n="text", late=1)],
+        [b"no json", body(n=1.5), body(n=[]), None, body(n={"late": 1})],
+    ],
+)
+def test_what_shows_only_late_in_a_large_cut_counts_too(shop: Shop, late: list[bytes | None]) -> None:
     many = [body(n=number) for number in range(max(SAMPLES) + 10)]
-    all_values = values(*many, body(**late))
+    all_values = values(*many, *late)
     found = schemas(shop).grow("orders", all_values, [])
     assert found.schema.fields.equals(grown(all_values, EventSchema(pa.schema([]))).fields)
 
@@ -224,3 +233,28 @@ def test_a_large_cut_is_inferred_from_no_more_than_it_takes(
     many = [body(n=number, **(late if number == first_late else {})) for number in range(4_000)]
     schemas(shop).grow("orders", values(*many), [])
     assert looked_at == samples
+
+
+@pytest.mark.parametrize(
+    ("late", "samples", "kind"),
+    [
+        (b"no json", [250, 251], pa.int64()),
+        (b'{"n": 1', [250, 251], pa.int64()),
+        (body(n="text"), [250, 251], pa.int64()),
+        (body(n=1.5), [250, 251], pa.float64()),
+        (body(n="text", late=1), [250, 251], pa.int64()),
+    ],
+)
+def test_an_event_that_is_refused_is_looked_at_and_the_others_are_not(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, late: bytes, samples: list[int], kind: pa.DataType
+) -> None:
+    looked_at: list[int] = []
+
+    def counting(found: pa.BinaryArray, schema: EventSchema) -> EventSchema:
+        looked_at.append(len(found))
+        return grown(found, schema)
+
+    monkeypatch.setattr(topic_schema, "grown", counting)
+    many = [late if number == 3_000 else body(n=number) for number in range(4_000)]
+    version = schemas(shop).grow("orders", values(*many), [])
+    assert (looked_at, version.schema.fields.field("n").type) == (samples, kind)

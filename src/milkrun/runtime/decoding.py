@@ -9,7 +9,7 @@ from milkrun.model.spec import PipelineSpec, SinkSpec
 from milkrun.runtime.paths import parse_path
 from milkrun.runtime.preparing import Filter, Prepared, prepare
 from milkrun.runtime.routing import select
-from milkrun.runtime.topic_schema import DraftSchemas
+from milkrun.runtime.topic_schema import DraftSchemas, Misfits
 
 
 class Decoder:
@@ -76,7 +76,7 @@ class _Trial:
             self._tried = schema
         return self._prepared
 
-    def fits(self, schema: EventSchema) -> bool:
-        """Whether all events decode by the schema, none of their fields left out."""
+    def fits(self, schema: EventSchema) -> Misfits:
+        """What of the events doesn't decode by the schema."""
         prepared = self.by(schema)
-        return not len(prepared.dead) and not prepared.unknown
+        return Misfits(prepared.dead, bool(prepared.unknown))

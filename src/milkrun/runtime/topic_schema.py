@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from milkrun.codecs.json import decode, grown
@@ -32,7 +34,15 @@ TRIES = 100
 TRY_SECONDS = 0.02
 
 
-Fits = Callable[[EventSchema], bool]
+@dataclass(frozen=True, slots=True)
+class Misfits:
+    """What a schema doesn't decode of some values: the rows that it refuses, ascending, and whether it leaves fields of others out."""
+
+    rows: npt.NDArray[np.int64]
+    unknown: bool
+
+
+Fits = Callable[[EventSchema], Misfits]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,7 @@ class DraftSchemas:
         self, topic: str, values: pa.BinaryArray, types: Sequence[str], fits: Fits | None = None
     ) -> SchemaVersion:
         """A newer version that names every field of `values` and all that is declared for `types`. Refused where declared schemas
-        contradict each other. `fits` tells of a schema whether all values decode by it, none of their fields left out."""
+        contradict each other. `fits` tells what of the values a schema doesn't decode."""
         version = self._next(topic, self.latest(topic), values, types, fits)
         self._latest[topic] = self._versions[topic, version.version] = version
         return version
@@ -182,7 +192,8 @@ class TopicSchemas(DraftSchemas):
 
 
 def _fitting(values: pa.BinaryArray, schema: EventSchema, fits: Fits) -> EventSchema:
-    """`grown(values, schema)`, sooner: where a sample's schema decodes all values, looking closely at all would add nothing."""
+    """`grown(values, schema)`, sooner: what decodes by a schema would add nothing to it, so a sample is looked at closely, and what doesn't
+    decode by the sample's schema."""
     tried: EventSchema | None = None
     for rows in SAMPLES:
         if len(values) <= rows:
@@ -190,21 +201,39 @@ def _fitting(values: pa.BinaryArray, schema: EventSchema, fits: Fits) -> EventSc
         candidate = grown(values.slice(0, rows), schema)
         if tried is not None and candidate.fields.equals(tried.fields, check_metadata=True):
             continue
-        if fits(candidate):
-            return candidate
+        found = _with_misfits(values, rows, schema, candidate, fits)
+        if found is not None:
+            return found
         tried = candidate
     return grown(values, schema)
 
 
-def _fits(values: pa.BinaryArray, schema: EventSchema) -> bool:
-    return all(
-        _fits_all(values.slice(start, STEP_ROWS), schema) for start in range(0, len(values), STEP_ROWS)
-    )
+def _with_misfits(
+    values: pa.BinaryArray, rows: int, schema: EventSchema, candidate: EventSchema, fits: Fits
+) -> EventSchema | None:
+    """The schema that the first `rows` values give, whose is `candidate`, together with all that don't decode by it; None where fields
+    would be left out."""
+    looked_at = np.arange(rows)
+    while True:
+        misfits = fits(candidate)
+        # Fields that are left out may be those of refused rows, so these are looked at first.
+        more = np.union1d(looked_at, misfits.rows)
+        if len(more) > len(looked_at):
+            looked_at = more
+            again = grown(values.take(pa.array(looked_at)), schema)
+            if not again.fields.equals(candidate.fields, check_metadata=True):
+                candidate = again
+                continue
+        return None if misfits.unknown else candidate
 
 
-def _fits_all(values: pa.BinaryArray, schema: EventSchema) -> bool:
-    decoded = decode(values, schema)
-    return not decoded.errors.num_rows and not decoded.unknown
+def _fits(values: pa.BinaryArray, schema: EventSchema) -> Misfits:
+    rows, unknown = [np.empty(0, np.int64)], False
+    for start in range(0, len(values), STEP_ROWS):
+        decoded = decode(values.slice(start, STEP_ROWS), schema)
+        rows.append(decoded.errors.column("row").to_numpy().astype(np.int64) + start)
+        unknown = unknown or bool(decoded.unknown)
+    return Misfits(np.concatenate(rows), unknown)
 
 
 def _digest(document: Mapping[str, Any]) -> str:

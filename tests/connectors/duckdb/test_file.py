@@ -15,6 +15,7 @@ import pytest
 
 from milkrun.connectors.duckdb import connect, database
 from milkrun.connectors.duckdb.failures import translation
+from milkrun.connectors.duckdb.sink import ROW_GROUP_ROWS, DuckDBSink
 from milkrun.model.batch import TopicPartition
 from milkrun.model.errors import Fatal, NotFound, Refused, Reopen, Transient
 from milkrun.plugin.sink import Events
@@ -294,3 +295,13 @@ def test_a_failed_write_leaves_the_sink_usable(tmp_path: Path, monkeypatch: pyte
     sink.write(sink.plan(cut(orders(0), ORDER)))
     sink.close()
     assert query(tmp_path, "SELECT count(*) FROM shop_order") == [(1,)]
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(ROW_GROUP_ROWS, 1), (ROW_GROUP_ROWS + 1, 2)])
+def test_a_default_cut_is_what_duckdb_has_in_a_row_group(tmp_path: Path, rows: int, groups: int) -> None:
+    with duckdb.connect(tmp_path / FILE) as connection:
+        connection.execute("SET threads = 1")
+        connection.execute(f"CREATE TABLE t AS SELECT range AS n FROM range({rows})")
+        found = connection.execute("SELECT count(DISTINCT row_group_id) FROM pragma_storage_info('t')")
+        assert found.fetchall() == [(groups,)]
+    assert DuckDBSink.default_cut.rows == ROW_GROUP_ROWS

@@ -43,6 +43,9 @@ from milkrun.tables.rows import INCARNATION
 
 _CUT, _REPLACED = "_milkrun_cut", "_milkrun_replaced"
 
+ROW_GROUP_ROWS = 122_880
+"""Rows of a row group of DuckDB's tables (https://duckdb.org/docs/stable/internals/storage)."""
+
 AUDIT_SCHEMA = pa.schema([("partition", pa.int32()), ("offset", pa.int64())])
 
 
@@ -92,9 +95,9 @@ class DuckDBSink(Sink):
         erases=True,
         remains=erasing.REMAINS,
     )
-    # DuckDB writes the whole row groups (122,880 rows) of a transaction straight into the file, and what is smaller twice: into its
-    # write-ahead log and then into the file. So under load a cut should be larger than one.
-    default_cut: ClassVar[CutSpec] = CutSpec(rows=250_000, bytes=128 << 20, seconds=1.0)
+    # A whole row group goes straight into the file. What is smaller is written twice, into the write-ahead log and then into the file; what
+    # is larger leaves a small row group behind, and the next checkpoint merges that with its neighbours, writing them all again.
+    default_cut: ClassVar[CutSpec] = CutSpec(rows=ROW_GROUP_ROWS, bytes=128 << 20, seconds=1.0)
 
     config: DuckDBConfig
 
@@ -347,7 +350,8 @@ class DuckDBSink(Sink):
             self._delete(cursor, plan, table)
         if plan.rows.num_rows:
             constants = {INCARNATION: "?"} if table.has(INCARNATION) else {}
-            cursor.register(_CUT, plan.rows)
+            # In one piece: of several DuckDB's threads take some each, and each would make row groups of its own.
+            cursor.register(_CUT, plan.rows.combine_chunks())
             statement = tables.insertion(table, plan, _CUT, constants)
             run(cursor, statement, [plan.events.incarnation] if constants else [])
             cursor.unregister(_CUT)

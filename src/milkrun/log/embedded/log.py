@@ -31,7 +31,7 @@ POLL_SECONDS = 0.004
 SEIZED_SECONDS = 30.0
 
 _READ = """
-SELECT base, sparse, rows, bytes, last, data FROM block
+SELECT base, sparse, bytes, last, data FROM block
 WHERE topic=?1 AND partition=?2
   AND base >= coalesce((SELECT max(base) FROM block WHERE topic=?1 AND partition=?2 AND base <= ?3), ?3)
 ORDER BY base
@@ -177,16 +177,16 @@ class EmbeddedLog(Log):
                     message = f"{topic}[{partition}] keeps the offsets {start} to {end}, not {offset}"
                     raise OffsetOutOfRange(message, start=start, end=end)
                 where = f"{topic}[{partition}]"
-                for base, sparse, count, bytes_, last, data in connection.execute(
+                for base, sparse, bytes_, last, data in connection.execute(
                     _READ, (topic_id, partition, offset)
                 ):
                     if last < offset:
                         continue
-                    if parts and (rows + count > max_rows or size + bytes_ > max_bytes):
+                    if parts and (rows >= max_rows or size + bytes_ > max_bytes):
                         break
                     events = _from(blocks.decode(data, base, sparse, where), offset)
                     if events.num_rows:
-                        parts.append(_limit(events, max_rows, max_bytes))
+                        parts.append(_limit(events, max_rows - rows, max_bytes))
                         taken = parts[-1].num_rows
                         rows, size = rows + taken, size + bytes_
                         following = parts[-1].column("offset")[-1].as_py() + 1
