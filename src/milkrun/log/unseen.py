@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 
@@ -20,10 +21,14 @@ def unseen_rows(ids: pa.Array, fresh: Callable[[list[bytes]], Collection[bytes]]
     if len(new) == len(distinct) == len(ids):
         return pa.array(np.ones(len(ids), np.bool_))
     known = set(new)
-    is_new = np.array([value in known for value in distinct], np.bool_)
+    return pa.array(spread(encoded, np.array([value in known for value in distinct], np.bool_)))
+
+
+def spread(encoded: pa.DictionaryArray, fresh: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which rows of a column are unseen, given which of its distinct ids are new: of equal ids the first, and every null."""
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    firsts = np.zeros(len(ids), np.bool_)
+    firsts = np.zeros(len(codes), np.bool_)
     present = np.flatnonzero(codes >= 0)
     _, where = np.unique(codes[present], return_index=True)
     firsts[present[where]] = True
-    return pa.array(np.where(codes < 0, True, firsts & is_new[np.maximum(codes, 0)]))
+    return np.where(codes < 0, True, firsts & fresh[np.maximum(codes, 0)])

@@ -17,9 +17,10 @@ from typing import Any
 import apsw
 
 from milkrun.log.embedded import scrubbing
+from milkrun.log.embedded.seen import tables
 from milkrun.model.errors import Fatal, Refused, Transient
 
-FORMAT = 2
+FORMAT = 3
 APPLICATION_ID = 0x4D4B5231  # "MKR1"
 OLDEST_SQLITE = 3_051_003
 BUSY_MS = 20_000
@@ -43,7 +44,6 @@ CREATE TABLE consumer_offset(
   grp TEXT NOT NULL, topic INTEGER NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
   PRIMARY KEY(grp, topic, partition)) WITHOUT ROWID;
 CREATE TABLE state(store TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY(store, key)) WITHOUT ROWID;
-CREATE TABLE seen(scope TEXT NOT NULL, id NOT NULL, expires INTEGER NOT NULL, PRIMARY KEY(scope, id)) WITHOUT ROWID;
 CREATE TABLE ledger(
   pipeline TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL, minute INTEGER NOT NULL, stage TEXT NOT NULL,
   party TEXT NOT NULL, count INTEGER NOT NULL,
@@ -130,7 +130,7 @@ class Database:
             self.writer.execute("BEGIN IMMEDIATE")
             # Another process may have been first.
             if self.writer.pragma("application_id") != APPLICATION_ID:
-                self.writer.execute(_TABLES)
+                self.writer.execute(_TABLES + tables.SCHEMA)
                 self.writer.pragma("application_id", APPLICATION_ID)
                 self.writer.pragma("user_version", FORMAT)
                 self.writer.execute("INSERT INTO meta VALUES('log', ?)", (uuid.uuid4().hex,))
@@ -203,6 +203,17 @@ class Database:
         """The first row's first column, or None."""
         row = self.row(sql, bindings)
         return None if row is None else row[0]
+
+    @contextmanager
+    def reading(self) -> Iterator[apsw.Connection]:
+        """This thread's connection, in a transaction that sees one state of the file and is rolled back in the end."""
+        with explained(self.path):
+            connection = self.reader
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
 
     def data_version(self) -> int:
         """A number that changes with each commit of any other connection."""

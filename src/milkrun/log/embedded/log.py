@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from milkrun.log.embedded import blocks, leases, upkeep
 from milkrun.log.embedded.database import Database, explained
+from milkrun.log.embedded.seen import SeenIds, seen_until
 from milkrun.log.embedded.transaction import EmbeddedTransaction
 from milkrun.log.protocol import Lease, Log, PartitionInfo, TopicInfo, Transaction, Waiting
 from milkrun.model.batch import BATCH_SCHEMA, Batch
@@ -43,6 +44,7 @@ class EmbeddedLog(Log):
 
     def __init__(self, path: Path, clock: Clock, *, vfs: str | None = None) -> None:
         self._database = Database(path, vfs)
+        self._seen = SeenIds(self._database.writer)
         self._clock = clock
         self._failure: Fatal | None = None
         self._changed = threading.Event()
@@ -144,7 +146,13 @@ class EmbeddedLog(Log):
         if self._failure is not None:
             raise self._failure
         return EmbeddedTransaction(
-            self._database, self._clock, lease, self._topic_ids, self._committed, self._failed
+            self._database,
+            self._seen,
+            self._clock,
+            lease,
+            self._topic_ids,
+            self._committed,
+            self._failed,
         )
 
     def _write(self) -> upkeep.Writing:
@@ -260,11 +268,8 @@ class EmbeddedLog(Log):
         return iter(rows)
 
     def seen_until(self, scope: str, identity: bytes) -> int | None:
-        expires: int | None = self._database.value(
-            "SELECT expires FROM seen WHERE scope=? AND id=? AND expires>?",
-            (scope, identity, self._clock.now()),
-        )
-        return expires
+        with self._database.reading() as connection:
+            return seen_until(connection, scope, identity, self._clock.now())
 
     def ledger(self, pipeline: str | None = None, *, since_minute: int | None = None) -> pa.Table:
         found = self._database.rows(
@@ -329,7 +334,7 @@ class EmbeddedLog(Log):
             raise
 
     def housekeep(self) -> None:
-        upkeep.housekeep(self, self._database, self._write, self._clock.now())
+        upkeep.housekeep(self, self._database, self._seen, self._write, self._clock.now())
 
     def close(self) -> None:
         self._database.close()

@@ -5,7 +5,7 @@ Only `unseen` needs the write lock earlier, since its answer must hold until the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from milkrun.log.embedded import blocks
 from milkrun.log.embedded.database import Database, explained
+from milkrun.log.embedded.seen import SeenIds
 from milkrun.log.protocol import Lease, Transaction
-from milkrun.log.unseen import unseen_rows
 from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.clock import Clock
 from milkrun.model.errors import Fatal, Fenced, NotFound, Refused, Transient
@@ -26,11 +26,6 @@ _LEDGER = """
 INSERT INTO ledger VALUES(?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET count = count + excluded.count
 """
-_SEEN = """
-INSERT INTO seen SELECT ?1, value, ?2 FROM carray(?3) WHERE true
-ON CONFLICT DO UPDATE SET expires = excluded.expires WHERE expires <= ?4
-"""
-_FRESH = _SEEN + "RETURNING id"
 _BLOCK = """
 INSERT INTO block(topic, partition, base, last, rows, min_timestamp, max_timestamp, bytes, size, data)
 VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -51,6 +46,7 @@ class EmbeddedTransaction(Transaction):
     def __init__(
         self,
         database: Database,
+        seen: SeenIds,
         clock: Clock,
         lease: Lease | None,
         topic_ids: TopicIds,
@@ -58,6 +54,7 @@ class EmbeddedTransaction(Transaction):
         failed: Callable[[Fatal], None],
     ) -> None:
         self._database = database
+        self._seen = seen
         self._clock = clock
         self._lease = lease
         self._topic_ids = topic_ids
@@ -133,29 +130,18 @@ class EmbeddedTransaction(Transaction):
             )
 
     def unseen(self, scope: str, ids: pa.Array, window_seconds: float) -> pa.BooleanArray:
-        return unseen_rows(ids, lambda distinct: self._fresh(scope, distinct, window_seconds))
-
-    def _fresh(self, scope: str, distinct: list[bytes], window_seconds: float) -> Collection[bytes]:
+        if self._done:
+            raise Refused("this transaction has ended already")
+        if ids.null_count == len(ids):
+            return pa.array([True] * len(ids), pa.bool_())
         now = self._clock.now()
         self._begin()
-        with explained(self._path):
-            bindings = (scope, now + int(window_seconds * 1000), apsw.carray(tuple(distinct)), now)
-            return self._remember(bindings, distinct)
-
-    def _remember(self, bindings: tuple[Any, ...], distinct: list[bytes]) -> Collection[bytes]:
-        """Which ids are new: as a rule all, and then the number of changed rows says so. Being told each one costs as much again as the
-        insertion."""
-        writer = self._database.writer
-        writer.execute("SAVEPOINT ids")
-        before = writer.total_changes()
-        writer.execute(_SEEN, bindings)
-        if writer.total_changes() - before == len(distinct):
-            writer.execute("RELEASE ids")
-            return distinct
-        writer.execute("ROLLBACK TO ids")
-        fresh = {row[0] for row in writer.execute(_FRESH, bindings)}
-        writer.execute("RELEASE ids")
-        return fresh
+        try:
+            with explained(self._path):
+                return self._seen.unseen(scope, ids, now + int(window_seconds * 1000), now)
+        except BaseException:
+            self.rollback()
+            raise
 
     def count(self, entries: Iterable[LedgerEntry]) -> None:
         rows = [(e.pipeline, e.topic, e.partition, e.minute, str(e.stage), e.party, e.count) for e in entries]
@@ -191,6 +177,7 @@ class EmbeddedTransaction(Transaction):
                 reach("log.staged")
                 reach("log.before_commit")
                 self._database.writer.execute("COMMIT")
+                self._seen.settle()
                 reach("log.after_commit")
                 self._database.checkpoint_if_due()
         except Fatal as error:
@@ -225,6 +212,7 @@ class EmbeddedTransaction(Transaction):
         except apsw.Error as error:
             self._failed(Fatal(f"{self._path}: a rollback failed: {error}"))
         finally:
+            self._seen.abandon()
             self._end()
 
     def _end(self) -> None:

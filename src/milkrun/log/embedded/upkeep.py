@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from milkrun.log.embedded import blocks
 from milkrun.log.embedded.database import Database, explained
+from milkrun.log.embedded.seen import SeenIds
 from milkrun.model import erasing
 from milkrun.model.batch import RECORD_SCHEMA
 from milkrun.model.erasing import Offsets
@@ -35,7 +36,6 @@ FRESH_BLOCKS = 16
 """The newest blocks of a partition are left alone: readers are there, and more will come."""
 
 DROP_BYTES = 32 << 20
-SEEN_AT_A_TIME = 20_000
 PAGES_AT_A_TIME = 2_000
 
 Place = tuple[str, int, int]
@@ -96,7 +96,9 @@ class Writing:
             self._committed()
 
 
-def housekeep(log: EmbeddedLog, database: Database, write: Callable[[], Writing], now: int) -> None:
+def housekeep(
+    log: EmbeddedLog, database: Database, seen: SeenIds, write: Callable[[], Writing], now: int
+) -> None:
     """One round over all topics."""
     for info in log.topics():
         topic_id = log._topic_id(info.spec.name)
@@ -107,7 +109,7 @@ def housekeep(log: EmbeddedLog, database: Database, write: Callable[[], Writing]
                 if info.spec.compact:
                     compact(database, write, place, now)
                 merge(database, write, place)
-    forget(database, write, now)
+    forget(seen, write, now)
     with explained(database.path), database.write_lock:
         database.writer.execute(f"PRAGMA incremental_vacuum({PAGES_AT_A_TIME})").fetchall()
 
@@ -255,21 +257,14 @@ def _runs(found: list[Stored]) -> Iterable[list[Stored]]:
         yield run
 
 
-def forget(database: Database, write: Callable[[], Writing], now: int) -> None:
-    """Forget ids whose window is over."""
-    scope, last = "", b""
-    while True:
-        rows = database.rows(
-            "SELECT scope, id, expires FROM seen WHERE (scope, id) > (?, ?) ORDER BY scope, id LIMIT ?",
-            (scope, last, SEEN_AT_A_TIME),
-        )
-        if not rows:
-            return
-        over = [(row[0], row[1], now) for row in rows if row[2] <= now]
-        if over:
-            with write():
-                database.writer.executemany("DELETE FROM seen WHERE scope=? AND id=? AND expires<=?", over)
-        scope, last = rows[-1][0], rows[-1][1]
+def forget(seen: SeenIds, write: Callable[[], Writing], now: int) -> None:
+    """Forget ids whose window is over, and merge what is due. Others want to write meanwhile: a share in each transaction."""
+    with write():
+        seen.expire(now)
+    more = True
+    while more:
+        with write():
+            more = seen.work(now)
 
 
 def _blocks(database: Database, place: Place) -> list[Stored]:

@@ -1,0 +1,164 @@
+"""Ids with what is kept of each, sorted by fingerprint, and how they stand in rows of the file.
+
+A chunk is a row of about one page: fingerprints (eight bytes each), lengths (four bytes), times of expiry (eight bytes, Unix ms) and the ids
+end to end, all little-endian. Where all lengths or all times of a chunk are equal, one stands for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from milkrun.log.embedded.seen.fingerprints import Fingerprints
+
+Integers = npt.NDArray[np.int64]
+Chunk = tuple[bytes, bytes, bytes, bytes]
+"""Fingerprints, lengths, times, ids: what a row has."""
+
+CHUNK_BYTES = 16_000
+"""A row up to this size fits in a page of 16,384 bytes, with what SQLite needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Ids (binary, no nulls) and until when each is remembered (Unix ms), ascending by fingerprint."""
+
+    fingerprints: Fingerprints
+    ids: pa.BinaryArray
+    expires: Integers
+
+    def __len__(self) -> int:
+        return len(self.fingerprints)
+
+    @property
+    def bytes(self) -> int:
+        """Those of the ids alone."""
+        return int(_lengths(self.ids).sum())
+
+    def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Entries:
+        """These rows, by number or by a mask."""
+        numbers = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return Entries(self.fingerprints[rows], self.ids.take(pa.array(numbers)), self.expires[rows])
+
+    def slice(self, first: int, end: int) -> Entries:
+        """The rows `first` up to `end`."""
+        return Entries(
+            self.fingerprints[first:end], self.ids.slice(first, end - first), self.expires[first:end]
+        )
+
+    def live(self, now: int) -> Entries:
+        """Those that are still remembered at `now`."""
+        alive = self.expires > now
+        return self if alive.all() else self.take(alive)
+
+
+def sort(fingerprints: Fingerprints, ids: pa.BinaryArray, expires: Integers) -> Entries:
+    """Entries of columns in any order."""
+    order = np.argsort(fingerprints)
+    return Entries(fingerprints[order], ids.take(pa.array(order)), expires[order])
+
+
+def merge(parts: list[Entries]) -> Entries:
+    """All of them in one."""
+    return sort(
+        np.concatenate([part.fingerprints for part in parts]),
+        pa.concat_arrays([part.ids for part in parts]),
+        np.concatenate([part.expires for part in parts]),
+    )
+
+
+def to_chunks(entries: Entries) -> Iterator[Chunk]:
+    """The rows for these entries, in order."""
+    lengths = _lengths(entries.ids)
+    sizes = lengths + 8
+    if not _uniform(lengths):
+        sizes += 4
+    if not _uniform(entries.expires):
+        sizes += 8
+    data = _data(entries.ids)
+    ends = np.cumsum(lengths)
+    room = np.cumsum(sizes) // CHUNK_BYTES
+    cuts = [0, *(np.flatnonzero(np.diff(room)) + 1).tolist(), len(entries)]
+    for first, end in zip(cuts[:-1], cuts[1:], strict=True):
+        if first < end:
+            start = int(ends[first] - lengths[first])
+            yield (
+                entries.fingerprints[first:end].astype("<u8", copy=False).tobytes(),
+                _pack(lengths[first:end], "<u4"),
+                _pack(entries.expires[first:end], "<i8"),
+                data[start : int(ends[end - 1])].tobytes(),
+            )
+
+
+def from_chunks(chunks: Iterable[Chunk]) -> Entries:
+    """The entries of rows, in their order."""
+    found = list(chunks)
+    counts = [len(chunk[0]) // 8 for chunk in found]
+    fingerprints = np.frombuffer(b"".join(chunk[0] for chunk in found), "<u8")
+    lengths = _unpack((chunk[1] for chunk in found), counts, "<u4")
+    expires = _unpack((chunk[2] for chunk in found), counts, "<i8")
+    return Entries(
+        fingerprints.astype(np.uint64, copy=False),
+        column(lengths, b"".join(chunk[3] for chunk in found)),
+        expires,
+    )
+
+
+def column(lengths: Integers, data: bytes) -> pa.BinaryArray:
+    """Ids of these lengths that stand end to end."""
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    )
+
+
+def flat(ids: pa.BinaryArray) -> tuple[bytes, bytes]:
+    """Lengths and bytes of ids as a row has them."""
+    return _pack(_lengths(ids), "<u4"), _data(ids).tobytes()
+
+
+def unflat(lengths: bytes, data: bytes, count: int) -> pa.BinaryArray:
+    """The ids that `flat` gave."""
+    return column(_unpack([lengths], [count], "<u4"), data)
+
+
+def _offsets(ids: pa.BinaryArray) -> npt.NDArray[np.int32]:
+    if not len(ids):
+        return np.zeros(1, np.int32)
+    return np.frombuffer(ids.buffers()[1], np.int32, len(ids) + 1, ids.offset * 4)
+
+
+def _lengths(ids: pa.BinaryArray) -> Integers:
+    return np.diff(_offsets(ids)).astype(np.int64)
+
+
+def _data(ids: pa.BinaryArray) -> npt.NDArray[np.uint8]:
+    offsets = _offsets(ids)
+    first, end = int(offsets[0]), int(offsets[-1])
+    return (
+        np.frombuffer(ids.buffers()[2], np.uint8, end - first, first)
+        if end > first
+        else np.empty(0, np.uint8)
+    )
+
+
+def _uniform(numbers: Integers) -> bool:
+    return bool(len(numbers)) and bool((numbers == numbers[0]).all())
+
+
+def _pack(numbers: Integers, kind: str) -> bytes:
+    return (numbers[:1] if _uniform(numbers) else numbers).astype(kind).tobytes()
+
+
+def _unpack(parts: Iterable[bytes], counts: list[int], kind: str) -> Integers:
+    width = np.dtype(kind).itemsize
+    whole = [
+        part if len(part) == count * width else part * count
+        for part, count in zip(parts, counts, strict=True)
+    ]
+    return np.frombuffer(b"".join(whole), kind).astype(np.int64)

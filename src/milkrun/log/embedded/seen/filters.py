@@ -1,0 +1,151 @@
+"""Filters over the fingerprints of runs: they say for sure that a run hasn't an id, and rarely (about once in 10,000) that it may though it hasn't.
+
+A Bloom filter in blocks of 64 bytes, a line of the processor's cache: the upper half of a fingerprint chooses the block, and the block
+has two words of which four bits each must be set. So a stretch of sorted fingerprints has a stretch of the filter to itself, and a
+filter can be made piece by piece. `FilterSet` keeps those of all runs of a scope in one array, so that one sweep asks them all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from milkrun.log.embedded.seen.fingerprints import Fingerprints
+
+Words = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
+
+IDS_A_BLOCK = 20
+"""25.6 bits an id. With 16 bits a tenth of the commits' new ids would be looked for in vain in some of twenty runs."""
+
+WORDS_A_BLOCK = 8
+TOGETHER = 1_024
+"""So many fingerprints ask one run after another: that stays in the cache. Fewer ask all runs at once, which takes fewer calls."""
+
+_FIRST, _SECOND = 0xC2B2AE3D27D4EB4F, 0x9E3779B185EBCA87
+_MASK = 0xFFFFFFFFFFFFFFFF
+_ONE, _SIX_BITS = np.uint64(1), np.uint64(63)
+_BITS = (55, 49, 43, 37)
+
+
+def blocks_for(ids: int) -> int:
+    """How many blocks a filter for so many ids has."""
+    return max(1, -(-ids // IDS_A_BLOCK))
+
+
+def block_of(fingerprints: Fingerprints, blocks: int) -> Places:
+    """The block of each, ascending with the fingerprint."""
+    return (((fingerprints >> np.uint64(32)) * np.uint64(blocks)) >> np.uint64(32)).view(np.int64)
+
+
+def first_of(block: int, blocks: int) -> int:
+    """The least fingerprint of a block; 2**64 where there is no such block any more."""
+    return -(-(block << 32) // blocks) << 32
+
+
+def build(fingerprints: Fingerprints, blocks: int, first: int, end: int) -> Words:
+    """The blocks `first` to `end` of a filter, of the fingerprints that belong there."""
+    words = np.zeros((end - first) * WORDS_A_BLOCK, np.uint64)
+    at = (block_of(fingerprints, blocks) - first) * WORDS_A_BLOCK
+    for factor in (_FIRST, _SECOND):
+        word, bits = _asked(fingerprints, factor)
+        np.bitwise_or.at(words, at + word, bits)
+    return words
+
+
+def _asked(fingerprints: Fingerprints, factor: int) -> tuple[Places, Words]:
+    """Which word of its block each asks for, and for which bits."""
+    mixed = fingerprints * np.uint64(factor)
+    bits = _ONE << (mixed >> np.uint64(_BITS[0]) & _SIX_BITS)
+    for shift in _BITS[1:]:
+        bits |= _ONE << (mixed >> np.uint64(shift) & _SIX_BITS)
+    return (mixed >> np.uint64(61)).view(np.int64), bits
+
+
+class FilterSet:
+    """The filters of some runs. Takes up to twice the memory of its filters."""
+
+    def __init__(self) -> None:
+        self._words: Words = np.zeros(0, np.uint64)
+        self._used = 0
+        self._runs: list[int] = []
+        self._starts: list[int] = []
+        self._blocks: list[int] = []
+        self._arrange()
+
+    def _arrange(self) -> None:
+        self._first_words = np.array(self._starts, np.int64)[:, None]
+        self._counts = np.array(self._blocks, np.uint64)[:, None]
+        self._plain = memoryview(self._words)
+
+    def add(self, run: int, blocks: int, words: Words) -> None:
+        """The filter of a run."""
+        if self._used + len(words) > len(self._words):
+            self._make_room(len(words))
+        self._words[self._used : self._used + len(words)] = words
+        self._runs.append(run)
+        self._starts.append(self._used)
+        self._blocks.append(blocks)
+        self._used += len(words)
+        self._arrange()
+
+    def remove(self, run: int) -> None:
+        """Ask this run no more; its place is used again when room is needed."""
+        if run in self._runs:
+            at = self._runs.index(run)
+            del self._runs[at], self._starts[at], self._blocks[at]
+            self._arrange()
+
+    def _make_room(self, more: int) -> None:
+        """Put the filters that there are side by side in an array with room for `more` words and a quarter beyond."""
+        sizes = [blocks * WORDS_A_BLOCK for blocks in self._blocks]
+        words = np.zeros((sum(sizes) + more) * 5 // 4, np.uint64)
+        self._used = 0
+        for number, size in enumerate(sizes):
+            start = self._starts[number]
+            words[self._used : self._used + size] = self._words[start : start + size]
+            self._starts[number] = self._used
+            self._used += size
+        self._words = words
+
+    def may_have(self, fingerprint: int) -> list[int]:
+        """The runs that may have it."""
+        upper = fingerprint >> 32
+        (word, bits), (other, more) = (_asked_plainly(fingerprint, factor) for factor in (_FIRST, _SECOND))
+        found = []
+        for run, start, blocks in zip(self._runs, self._starts, self._blocks, strict=True):
+            at = start + ((upper * blocks >> 32) << 3)
+            if self._plain[at + word] & bits == bits and self._plain[at + other] & more == more:
+                found.append(run)
+        return found
+
+    def candidates(self, fingerprints: Fingerprints) -> list[tuple[int, Places]]:
+        """Each run that may have any of them, and which. Quickest where they are sorted."""
+        if not self._runs:
+            return []
+        upper = fingerprints >> np.uint64(32)
+        word, bits = _asked(fingerprints, _FIRST)
+        step = 1 if len(fingerprints) >= TOGETHER else len(self._runs)
+        found: list[tuple[int, Places]] = []
+        for first in range(0, len(self._runs), step):
+            at = upper * self._counts[first : first + step]
+            at >>= np.uint64(32)
+            at <<= np.uint64(3)
+            blocks = at.view(np.int64)
+            blocks += self._first_words[first : first + step]
+            words = self._words.take(blocks + word, mode="clip")
+            words &= bits
+            numbers, places = np.divmod(np.flatnonzero(words == bits), len(fingerprints))
+            other, more = _asked(fingerprints[places], _SECOND)
+            sure = self._words[blocks[numbers, places] + other] & more == more
+            numbers, places = numbers[sure] + first, places[sure]
+            found += ((self._runs[number], places[numbers == number]) for number in np.unique(numbers))
+        return found
+
+
+def _asked_plainly(fingerprint: int, factor: int) -> tuple[int, int]:
+    mixed = fingerprint * factor & _MASK
+    bits = 0
+    for shift in _BITS:
+        bits |= 1 << (mixed >> shift & 63)
+    return mixed >> 61, bits

@@ -1,0 +1,170 @@
+"""What a process knows of the ids of one scope: recent ones by themselves, of its runs the filters and where each chunk begins.
+
+All of it is read from the file, within the transaction that asks, so it is what the file says; what has changed since it was
+last read is told by the scope's version and by the last recent row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import apsw
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from milkrun.log.embedded.seen import entries, tables
+from milkrun.log.embedded.seen.filters import FilterSet, Places
+from milkrun.log.embedded.seen.fingerprints import Fingerprints
+from milkrun.log.embedded.seen.tables import RECENT_BITS, Run, State
+
+FEW = 16
+"""So many ids are looked for one by one: calls on arrays take longer."""
+
+CHUNKS_AT_A_TIME = 512
+
+_STATE = """
+SELECT version, flushed, (SELECT max(id) FROM seen_recent WHERE id BETWEEN ?1 << 40 AND (?1 + 1 << 40) - 1)
+FROM seen_scope WHERE id = ?1
+"""
+
+
+class Searched(NamedTuple):
+    """A whole run, and the first fingerprint of each of its chunks."""
+
+    run: Run
+    firsts: Fingerprints
+
+
+class Scope:
+    """The ids of a scope. `recent` has until when those of recent rows are remembered, `recent_bytes` is their size."""
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+        self.recent: dict[bytes, int] = {}
+        self.recent_bytes = 0
+        self.runs: dict[int, Searched] = {}
+        self._filters = FilterSet()
+        self._unsure: list[int] = []
+        self._version = -1
+        self._last = 0
+
+    # -- as the file has it
+
+    def follow(self, connection: apsw.Connection) -> None:
+        """Learn what has changed. Within a write transaction, so that it holds until that ends."""
+        version, flushed, top = connection.execute(_STATE, (self.id,)).fetchall()[0]
+        if version != self._version:
+            self._follow_runs(connection)
+            self.recent.clear()
+            self.recent_bytes = 0
+            self._last = max(flushed, self.id << RECENT_BITS)
+            self._version = version
+        if top is not None and top > self._last:
+            self._follow_recent(connection)
+
+    def _follow_runs(self, connection: apsw.Connection) -> None:
+        whole = {run.id: run for run in tables.runs(connection, self.id, State.WHOLE)}
+        for number in [number for number in self.runs if number not in whole]:
+            self._drop(number)
+        for number, run in whole.items():
+            if number not in self.runs:
+                self.runs[number] = Searched(run, tables.firsts_of(connection, run))
+                self._filters.add(number, run.blocks, tables.filter_of(connection, run))
+                self._unsure.append(number)
+
+    def _drop(self, number: int) -> None:
+        del self.runs[number]
+        self._filters.remove(number)
+
+    def _follow_recent(self, connection: apsw.Connection) -> None:
+        found: Any = connection.execute(
+            "SELECT id, expires, count, lengths, ids FROM seen_recent WHERE id > ? AND id < ? ORDER BY id",
+            (self._last, (self.id + 1) << RECENT_BITS),
+        )
+        for number, expires, count, lengths, data in found:
+            self._note(entries.unflat(lengths, data, count).to_pylist(), expires)
+            self._last = number
+
+    def _note(self, ids: list[bytes], expires: int) -> None:
+        self.recent.update(dict.fromkeys(ids, expires))
+        self.recent_bytes += sum(map(len, ids))
+
+    def remember(self, connection: apsw.Connection, ids: list[bytes], expires: int) -> None:
+        """Add a recent row."""
+        self._last += 1
+        lengths, data = entries.flat(pa.array(ids, pa.binary()))
+        connection.execute(
+            "INSERT INTO seen_recent VALUES(?, ?, ?, ?, ?)", (self._last, expires, len(ids), lengths, data)
+        )
+        self._note(ids, expires)
+
+    def settle(self) -> None:
+        """The transaction has been committed."""
+        self._unsure.clear()
+
+    def abandon(self) -> None:
+        """The transaction has been rolled back, or nobody knows: the runs that it has shown may never have been, and everything is read anew."""
+        for number in self._unsure:
+            if number in self.runs:
+                self._drop(number)
+        self._unsure.clear()
+        self._version = -1
+
+    # -- looking up
+
+    def not_recent(self, ids: list[bytes], now: int) -> list[bytes]:
+        """Those of these that no recent row has in force at `now`."""
+        recent = self.recent
+        return [value for value in ids if recent.get(value, now) <= now]
+
+    def known_in_runs(
+        self, connection: apsw.Connection, fingerprints: Fingerprints, ids: pa.BinaryArray, now: int
+    ) -> npt.NDArray[np.bool_]:
+        """Which of these the runs have, in force at `now`. Quickest where they are sorted by fingerprint."""
+        known = np.zeros(len(ids), np.bool_)
+        for number, places in self._candidates(fingerprints):
+            for first in range(0, len(places), CHUNKS_AT_A_TIME):
+                some = places[first : first + CHUNKS_AT_A_TIME]
+                until = expiries(connection, self.runs[number], fingerprints[some], ids.take(pa.array(some)))
+                known[some] |= until > now
+        return known
+
+    def _candidates(self, fingerprints: Fingerprints) -> list[tuple[int, Places]]:
+        if len(fingerprints) > FEW:
+            return self._filters.candidates(fingerprints)
+        return [
+            (number, np.array([place]))
+            for place, value in enumerate(fingerprints.tolist())
+            for number in self._filters.may_have(value)
+        ]
+
+
+def expiries(
+    connection: apsw.Connection, searched: Searched, fingerprints: Fingerprints, ids: pa.BinaryArray
+) -> entries.Integers:
+    """Until when a run has each of these ids remembered, 0 for those it hasn't."""
+    found = tables.read_chunks(connection, searched.run, _chunks(searched.firsts, fingerprints))
+    until = np.zeros(len(ids), np.int64)
+    first = np.searchsorted(found.fingerprints, fingerprints)
+    end = np.searchsorted(found.fingerprints, fingerprints, side="right")
+    # As a rule one has an equal fingerprint, or none.
+    for step in range(int((end - first).max(initial=0))):
+        rows = np.flatnonzero(first + step < end)
+        there = first[rows] + step
+        equal = pc.equal(ids.take(pa.array(rows)), found.ids.take(pa.array(there)))
+        same = equal.to_numpy(zero_copy_only=False)
+        until[rows[same]] = np.maximum(until[rows[same]], found.expires[there[same]])
+    return until
+
+
+def _chunks(firsts: Fingerprints, fingerprints: Fingerprints) -> list[int]:
+    """The chunks where these may be: equal fingerprints may go on from the end of one chunk into the next."""
+    low = np.maximum(np.searchsorted(firsts, fingerprints) - 1, 0)
+    high = np.searchsorted(firsts, fingerprints, side="right")
+    numbers = set(low.tolist())
+    for first, end in zip(low.tolist(), high.tolist(), strict=True):
+        if end - first > 1:
+            numbers.update(range(first, end))
+    return sorted(numbers)
