@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -74,24 +75,22 @@ def merge(parts: list[Entries]) -> Entries:
 def to_chunks(entries: Entries) -> Iterator[Chunk]:
     """The rows for these entries, in order."""
     lengths = _lengths(entries.ids)
-    sizes = lengths + 8
-    if not _uniform(lengths):
-        sizes += 4
-    if not _uniform(entries.expires):
-        sizes += 8
-    data = _data(entries.ids)
+    columns = (
+        (entries.fingerprints.astype("<u8", copy=False).tobytes(), 8),
+        _packed(lengths, "<u4"),
+        _packed(entries.expires, "<i8"),
+    )
+    data = _data(entries.ids).tobytes()
     ends = np.cumsum(lengths)
-    room = np.cumsum(sizes) // CHUNK_BYTES
-    cuts = [0, *(np.flatnonzero(np.diff(room)) + 1).tolist(), len(entries)]
-    for first, end in zip(cuts[:-1], cuts[1:], strict=True):
+    sizes = ends + np.arange(1, len(entries) + 1) * sum(width for _, width in columns)
+    cuts = [0, *(np.flatnonzero(np.diff(sizes // CHUNK_BYTES)) + 1).tolist(), len(entries)]
+    places = [0, *ends[np.array(cuts[1:]) - 1].tolist()] if len(entries) else [0, 0]
+    for (first, end), (start, stop) in zip(pairwise(cuts), pairwise(places), strict=True):
         if first < end:
-            start = int(ends[first] - lengths[first])
-            yield (
-                entries.fingerprints[first:end].astype("<u8", copy=False).tobytes(),
-                _pack(lengths[first:end], "<u4"),
-                _pack(entries.expires[first:end], "<i8"),
-                data[start : int(ends[end - 1])].tobytes(),
+            one, two, three = (
+                whole[first * width : end * width] if width else whole for whole, width in columns
             )
+            yield one, two, three, data[start:stop]
 
 
 def from_chunks(chunks: Iterable[Chunk]) -> Entries:
@@ -119,7 +118,7 @@ def column(lengths: Integers, data: bytes) -> pa.BinaryArray:
 
 def flat(ids: pa.BinaryArray) -> tuple[bytes, bytes]:
     """Lengths and bytes of ids as a row has them."""
-    return _pack(_lengths(ids), "<u4"), _data(ids).tobytes()
+    return _packed(_lengths(ids), "<u4")[0], _data(ids).tobytes()
 
 
 def unflat(lengths: bytes, data: bytes, count: int) -> pa.BinaryArray:
@@ -147,12 +146,11 @@ def _data(ids: pa.BinaryArray) -> npt.NDArray[np.uint8]:
     )
 
 
-def _uniform(numbers: Integers) -> bool:
-    return bool(len(numbers)) and bool((numbers == numbers[0]).all())
-
-
-def _pack(numbers: Integers, kind: str) -> bytes:
-    return (numbers[:1] if _uniform(numbers) else numbers).astype(kind).tobytes()
+def _packed(numbers: Integers, kind: str) -> tuple[bytes, int]:
+    """Numbers as a row has them, and how many bytes each takes: none where one stands for all."""
+    if len(numbers) and bool((numbers == numbers[0]).all()):
+        return numbers[:1].astype(kind).tobytes(), 0
+    return numbers.astype(kind).tobytes(), np.dtype(kind).itemsize
 
 
 def _unpack(parts: Iterable[bytes], counts: list[int], kind: str) -> Integers:

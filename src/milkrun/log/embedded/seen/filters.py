@@ -76,7 +76,7 @@ class FilterSet:
     def _arrange(self) -> None:
         self._first_words = np.array(self._starts, np.int64)[:, None]
         self._counts = np.array(self._blocks, np.uint64)[:, None]
-        self._plain = memoryview(self._words)
+        self._plain = memoryview(self._words)  # type: ignore[arg-type]
 
     def add(self, run: int, blocks: int, words: Words) -> None:
         """The filter of a run."""
@@ -123,24 +123,34 @@ class FilterSet:
         """Each run that may have any of them, and which. Quickest where they are sorted."""
         if not self._runs:
             return []
+        asked = (*_asked(fingerprints, _FIRST), *_asked(fingerprints, _SECOND))
         upper = fingerprints >> np.uint64(32)
-        word, bits = _asked(fingerprints, _FIRST)
-        step = 1 if len(fingerprints) >= TOGETHER else len(self._runs)
-        found: list[tuple[int, Places]] = []
-        for first in range(0, len(self._runs), step):
-            at = upper * self._counts[first : first + step]
-            at >>= np.uint64(32)
-            at <<= np.uint64(3)
-            blocks = at.view(np.int64)
-            blocks += self._first_words[first : first + step]
-            words = self._words.take(blocks + word, mode="clip")
-            words &= bits
-            numbers, places = np.divmod(np.flatnonzero(words == bits), len(fingerprints))
-            other, more = _asked(fingerprints[places], _SECOND)
-            sure = self._words[blocks[numbers, places] + other] & more == more
-            numbers, places = numbers[sure] + first, places[sure]
-            found += ((self._runs[number], places[numbers == number]) for number in np.unique(numbers))
+        if len(fingerprints) < TOGETHER:
+            numbers, places = self._ask(slice(0, len(self._runs)), upper, asked)
+            return [(self._runs[number], places[numbers == number]) for number in np.unique(numbers)]
+        found = []
+        for number, run in enumerate(self._runs):
+            _, places = self._ask(slice(number, number + 1), upper, asked)
+            if len(places):
+                found.append((run, places))
         return found
+
+    def _ask(
+        self, some: slice, upper: Fingerprints, asked: tuple[Places, Words, Places, Words]
+    ) -> tuple[Places, Places]:
+        """Ask some of the filters: numbers of filters, and places of what they may have."""
+        word, bits, other, more = asked
+        at = upper * self._counts[some]
+        at >>= np.uint64(32)
+        at <<= np.uint64(3)
+        blocks = at.view(np.int64)
+        blocks += self._first_words[some]
+        words = self._words.take(blocks + word, mode="clip")
+        words &= bits
+        flat = np.flatnonzero(words == bits)
+        numbers, places = np.divmod(flat, len(upper))
+        sure = self._words[blocks.ravel()[flat] + other[places]] & more[places] == more[places]
+        return numbers[sure] + (some.start or 0), places[sure]
 
 
 def _asked_plainly(fingerprint: int, factor: int) -> tuple[int, int]:

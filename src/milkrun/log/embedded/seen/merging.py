@@ -30,39 +30,33 @@ SHARE_BYTES = 4_000_000
 
 
 def work(connection: apsw.Connection, scope: int, share: int, now: int) -> bool:
-    """Delete and merge about `share` ids each of what is due in a scope; whether more is due."""
-    found = tables.runs(connection, scope)
-    more = _sweep(connection, [run for run in found if run.state == State.GONE], share)
-    _start(connection, [run for run in found if run.state == State.WHOLE and run.target is None])
-    building = tables.runs(connection, scope, State.BUILDING)
-    for run in sorted(building, key=lambda run: run.blocks):
-        if share <= 0:
-            return True
-        share -= _advance(connection, run, share, now)
-        more = True
-    return more
-
-
-def _sweep(connection: apsw.Connection, gone: list[Run], share: int) -> bool:
-    """Delete chunks of runs that are gone; whether any are left."""
-    for run in gone:
-        if share <= 0:
-            return True
-        each = max(1, run.ids // max(1, run.chunks))
-        left = tables.delete_chunks(connection, run, max(1, share // each))
-        share -= each * (run.chunks - (left.chunks if left else 0))
-        if left is not None:
-            tables.put_run(connection, replace(left, ids=each * left.chunks))
-            return True
-        reach("seen.swept")
-    return False
-
-
-def _start(connection: apsw.Connection, free: list[Run]) -> None:
-    chosen = choose(free)
+    """Merge about `share` ids of what is due in a scope, and delete as many; whether there was anything to merge."""
+    chosen = choose(tables.free(connection, scope))
     if chosen:
         begin(connection, chosen)
         reach("seen.merge_begun")
+    building = tables.runs(connection, scope, State.BUILDING)
+    for run in sorted(building, key=lambda run: run.blocks):
+        if share > 0:
+            share -= _advance(connection, run, share, now)
+    return bool(building)
+
+
+def sweep(connection: apsw.Connection, scope: int, share: int) -> bool:
+    """Delete about `share` ids of runs that are gone; whether there were any. What is deleted is overwritten, so it costs as much as writing,
+    unless as much is written in the same transaction: then that takes the place."""
+    gone = tables.runs(connection, scope, State.GONE)
+    for run in gone:
+        each = max(1, run.ids // max(1, run.chunks))
+        left = tables.delete_chunks(connection, run, max(1, share // each))
+        if left is not None:
+            tables.put_run(connection, replace(left, ids=each * left.chunks))
+            break
+        reach("seen.swept")
+        share -= run.ids
+        if share <= 0:
+            break
+    return bool(gone)
 
 
 def choose(free: list[Run]) -> list[Run]:
@@ -102,13 +96,14 @@ def begin(connection: apsw.Connection, sources: list[Run]) -> None:
 
 def _advance(connection: apsw.Connection, run: Run, share: int, now: int) -> int:
     """Merge the next ids into a run, and make it whole when those are the last; how many that were, about."""
-    sources = [each for each in tables.runs(connection, run.scope, State.WHOLE) if each.target == run.id]
+    sources = tables.sources(connection, run)
     total = sum(each.ids for each in sources)
     size = sum(each.bytes for each in sources) / total
     some = min(share, int(SHARE_BYTES / max(size, 1.0)))
     end = min(run.blocks, run.done + max(1, some // filters.IDS_A_BLOCK))
     low, high = filters.first_of(run.done, run.blocks), filters.first_of(end, run.blocks)
     merged = entries.merge([_between(connection, each, low, high).live(now) for each in sources])
+    sweep(connection, run.scope, len(merged))
     grown = tables.write(connection, run, merged, end)
     reach("seen.merge_step")
     if end < run.blocks:
@@ -144,9 +139,7 @@ def expire(connection: apsw.Connection, scope: int, now: int) -> None:
     """Drop the runs of which every id is over at `now`, and begin to write those anew of which about half are: times of expiry are spread
     evenly, more or less, between the first and the last."""
     over = False
-    for run in tables.runs(connection, scope, State.WHOLE):
-        if run.target is not None:
-            continue
+    for run in tables.free(connection, scope):
         if run.latest <= now:
             tables.put_run(connection, replace(run, state=State.GONE))
             over = True

@@ -6,6 +6,7 @@ last read is told by the scope's version and by the last recent row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import apsw
@@ -17,12 +18,13 @@ import pyarrow.compute as pc
 from milkrun.log.embedded.seen import entries, tables
 from milkrun.log.embedded.seen.filters import FilterSet, Places
 from milkrun.log.embedded.seen.fingerprints import Fingerprints
-from milkrun.log.embedded.seen.tables import RECENT_BITS, Run, State
+from milkrun.log.embedded.seen.tables import RECENT_BITS, Run
 
 FEW = 16
 """So many ids are looked for one by one: calls on arrays take longer."""
 
-CHUNKS_AT_A_TIME = 512
+AT_A_TIME = 512
+"""So many ids are looked for in chunks at once: each may be in another chunk, of 16 KB."""
 
 _STATE = """
 SELECT version, flushed, (SELECT max(id) FROM seen_recent WHERE id BETWEEN ?1 << 40 AND (?1 + 1 << 40) - 1)
@@ -54,7 +56,8 @@ class Scope:
 
     def follow(self, connection: apsw.Connection) -> None:
         """Learn what has changed. Within a write transaction, so that it holds until that ends."""
-        version, flushed, top = connection.execute(_STATE, (self.id,)).fetchall()[0]
+        state: Any = connection.execute(_STATE, (self.id,)).fetchall()
+        version, flushed, top = state[0]
         if version != self._version:
             self._follow_runs(connection)
             self.recent.clear()
@@ -65,14 +68,14 @@ class Scope:
             self._follow_recent(connection)
 
     def _follow_runs(self, connection: apsw.Connection) -> None:
-        whole = {run.id: run for run in tables.runs(connection, self.id, State.WHOLE)}
-        for number in [number for number in self.runs if number not in whole]:
+        whole = set(tables.whole(connection, self.id))
+        for number in self.runs.keys() - whole:
             self._drop(number)
-        for number, run in whole.items():
-            if number not in self.runs:
-                self.runs[number] = Searched(run, tables.firsts_of(connection, run))
-                self._filters.add(number, run.blocks, tables.filter_of(connection, run))
-                self._unsure.append(number)
+        for number in sorted(whole - self.runs.keys()):
+            run = tables.run(connection, number)
+            self.runs[number] = Searched(run, tables.firsts_of(connection, run))
+            self._filters.add(number, run.blocks, tables.filter_of(connection, run))
+            self._unsure.append(number)
 
     def _drop(self, number: int) -> None:
         del self.runs[number]
@@ -124,12 +127,39 @@ class Scope:
     ) -> npt.NDArray[np.bool_]:
         """Which of these the runs have, in force at `now`. Quickest where they are sorted by fingerprint."""
         known = np.zeros(len(ids), np.bool_)
-        for number, places in self._candidates(fingerprints):
-            for first in range(0, len(places), CHUNKS_AT_A_TIME):
-                some = places[first : first + CHUNKS_AT_A_TIME]
+        for number, places in self._matches(connection, fingerprints):
+            for first in range(0, len(places), AT_A_TIME):
+                some = places[first : first + AT_A_TIME]
                 until = expiries(connection, self.runs[number], fingerprints[some], ids.take(pa.array(some)))
                 known[some] |= until > now
         return known
+
+    def _matches(
+        self, connection: apsw.Connection, fingerprints: Fingerprints
+    ) -> Iterator[tuple[int, Places]]:
+        """Which runs have some of these fingerprints, and which. Of the few that a filter couldn't rule out most aren't there: their chunks'
+        fingerprints are read first, of all runs together."""
+        candidates = self._candidates(fingerprints)
+        asked = [
+            (number, places[first : first + AT_A_TIME])
+            for number, places in candidates
+            for first in range(0, len(places), AT_A_TIME)
+        ]
+        for group in _groups(asked):
+            wanted = [(number, places, self._keys(number, fingerprints[places])) for number, places in group]
+            found = tables.read_fingerprints(connection, sorted({key for each in wanted for key in each[2]}))
+            for number, places, keys in wanted:
+                # Ascending, as the chunks of a run are.
+                stored = np.concatenate([found[key] for key in keys])
+                wanted_here = fingerprints[places]
+                nearest = np.minimum(np.searchsorted(stored, wanted_here), len(stored) - 1)
+                there = stored[nearest] == wanted_here
+                if there.any():
+                    yield number, places[there]
+
+    def _keys(self, number: int, fingerprints: Fingerprints) -> list[int]:
+        run, firsts = self.runs[number]
+        return [run.key(chunk) for chunk in _chunks(firsts, fingerprints)]
 
     def _candidates(self, fingerprints: Fingerprints) -> list[tuple[int, Places]]:
         if len(fingerprints) > FEW:
@@ -145,7 +175,8 @@ def expiries(
     connection: apsw.Connection, searched: Searched, fingerprints: Fingerprints, ids: pa.BinaryArray
 ) -> entries.Integers:
     """Until when a run has each of these ids remembered, 0 for those it hasn't."""
-    found = tables.read_chunks(connection, searched.run, _chunks(searched.firsts, fingerprints))
+    run, firsts = searched
+    found = tables.read_chunks(connection, [run.key(chunk) for chunk in _chunks(firsts, fingerprints)])
     until = np.zeros(len(ids), np.int64)
     first = np.searchsorted(found.fingerprints, fingerprints)
     end = np.searchsorted(found.fingerprints, fingerprints, side="right")
@@ -168,3 +199,17 @@ def _chunks(firsts: Fingerprints, fingerprints: Fingerprints) -> list[int]:
         if end - first > 1:
             numbers.update(range(first, end))
     return sorted(numbers)
+
+
+def _groups(asked: list[tuple[int, Places]]) -> Iterator[list[tuple[int, Places]]]:
+    """What is asked of runs, in groups of not much more than `AT_A_TIME` ids."""
+    group: list[tuple[int, Places]] = []
+    size = 0
+    for each in asked:
+        group.append(each)
+        size += len(each[1])
+        if size >= AT_A_TIME:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

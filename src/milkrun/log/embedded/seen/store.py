@@ -130,13 +130,13 @@ class SeenIds:
             _forget_recent(connection, scope.id, tables.NEVER)
         new = brought[0] if len(brought) == 1 else entries.merge(brought)
         if len(new):
+            merging.sweep(connection, scope.id, len(new))
             run = tables.new_run(connection, scope.id, len(new))
             grown = tables.write(connection, run, new, run.blocks)
             tables.put_run(connection, replace(grown, state=State.WHOLE))
             reach("seen.run_written")
         tables.changed(connection, scope.id)
         merging.work(connection, scope.id, SHARES * len(new), now)
-        scope.follow(connection)
 
     def settle(self) -> None:
         """The transaction has been committed."""
@@ -167,6 +167,8 @@ class SeenIds:
         for scope in _scopes(self._connection):
             if merging.work(self._connection, scope, UPKEEP_IDS, now):
                 return True
+            if merging.sweep(self._connection, scope, UPKEEP_IDS):
+                return True
         return False
 
 
@@ -177,7 +179,8 @@ def _prints(column: pa.BinaryArray, ids: list[bytes]) -> fingerprints.Fingerprin
 
 
 def _scopes(connection: apsw.Connection) -> list[int]:
-    return [row[0] for row in connection.execute("SELECT id FROM seen_scope ORDER BY id").fetchall()]
+    found: Any = connection.execute("SELECT id FROM seen_scope ORDER BY id").fetchall()
+    return [row[0] for row in found]
 
 
 def _forget_recent(connection: apsw.Connection, scope: int, now: int) -> None:
@@ -221,7 +224,8 @@ def _recent(connection: apsw.Connection, scope: int) -> Iterator[tuple[bytes, in
 
 def all_ids(connection: apsw.Connection, now: int) -> Iterator[tuple[str, int, bytes]]:
     """Scope, time of expiry (Unix ms, after `now`) and id of all that is remembered, in no order."""
-    for scope, name in connection.execute("SELECT id, name FROM seen_scope ORDER BY id").fetchall():
+    scopes: Any = connection.execute("SELECT id, name FROM seen_scope ORDER BY id").fetchall()
+    for scope, name in scopes:
         yield from ((name, at, value) for value, at in _recent(connection, scope) if at > now)
         for run in tables.runs(connection, scope, State.WHOLE):
             for first in range(0, run.chunks, CHUNKS_READ):

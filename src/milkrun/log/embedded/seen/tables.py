@@ -9,7 +9,7 @@ Everything here happens in a transaction of the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -78,17 +78,35 @@ class Run:
         return self.id << NUMBER_BITS | number
 
 
-def runs(connection: apsw.Connection, scope: int | None = None, state: State | None = None) -> list[Run]:
-    """The runs of a scope, or of all, oldest first."""
-    found = connection.execute(
-        f"SELECT {_COLUMNS} FROM seen_run WHERE scope = coalesce(?1, scope) AND state = coalesce(?2, state) ORDER BY id",
-        (scope, None if state is None else int(state)),
-    )
-    return [_run(row) for row in found]
+def run(connection: apsw.Connection, number: int) -> Run:
+    """The run of that number."""
+    return _runs(connection, "id = ?", (number,))[0]
 
 
-def _run(row: tuple[Any, ...]) -> Run:
-    return Run(row[0], row[1], State(row[2]), *row[3:])
+def whole(connection: apsw.Connection, scope: int) -> list[int]:
+    """The numbers of a scope's whole runs."""
+    found: Any = connection.execute("SELECT id FROM seen_run WHERE scope = ? AND state = 0", (scope,))
+    return [row[0] for row in found]
+
+
+def runs(connection: apsw.Connection, scope: int, state: State) -> list[Run]:
+    """The runs of a scope that are in that state, oldest first."""
+    return _runs(connection, "scope = ? AND state = ?", (scope, int(state)))
+
+
+def free(connection: apsw.Connection, scope: int) -> list[Run]:
+    """The whole runs of a scope whose place no other is to take."""
+    return _runs(connection, "scope = ? AND state = 0 AND target IS NULL", (scope,))
+
+
+def sources(connection: apsw.Connection, target: Run) -> list[Run]:
+    """The whole runs whose place a run that is being built will take."""
+    return _runs(connection, "scope = ? AND state = 0 AND target = ?", (target.scope, target.id))
+
+
+def _runs(connection: apsw.Connection, which: str, bindings: tuple[int, ...]) -> list[Run]:
+    found: Any = connection.execute(f"SELECT {_COLUMNS} FROM seen_run WHERE {which} ORDER BY id", bindings)
+    return [Run(row[0], row[1], State(row[2]), *row[3:]) for row in found]
 
 
 def changed(connection: apsw.Connection, scope: int) -> None:
@@ -102,29 +120,33 @@ def new_run(connection: apsw.Connection, scope: int, ids: int) -> Run:
         "INSERT INTO seen_run(scope, state, ids, bytes, earliest, latest, blocks) VALUES(?, ?, 0, 0, ?, 0, ?)",
         (scope, int(State.BUILDING), NEVER, filters.blocks_for(ids)),
     )
-    found = connection.execute(
-        f"SELECT {_COLUMNS} FROM seen_run WHERE id=?", (connection.last_insert_rowid(),)
-    )
-    return _run(found.fetchall()[0])
+    return run(connection, connection.last_insert_rowid())
 
 
 def put_run(connection: apsw.Connection, run: Run) -> None:
     """Store a run's row as it is now."""
-    values = (*astuple(run)[1:2], int(run.state), *astuple(run)[3:], run.id)
     connection.execute(
-        "UPDATE seen_run SET scope=?, state=?, ids=?, bytes=?, earliest=?, latest=?, blocks=?, done=?, chunks=?, pieces=?, target=? WHERE id=?",
-        values,
+        "UPDATE seen_run SET state=?, ids=?, bytes=?, earliest=?, latest=?, done=?, chunks=?, pieces=?, target=? WHERE id=?",
+        (
+            int(run.state),
+            run.ids,
+            run.bytes,
+            run.earliest,
+            run.latest,
+            run.done,
+            run.chunks,
+            run.pieces,
+            run.target,
+            run.id,
+        ),
     )
 
 
 def write(connection: apsw.Connection, run: Run, part: Entries, done: int) -> Run:
     """Add to a run what belongs to its filter's blocks up to `done`: all ids in that range of fingerprints, sorted. The run as it is then,
     which the caller stores."""
-    firsts = []
-    rows = []
-    for chunk in stored.to_chunks(part):
-        rows.append((run.key(run.chunks + len(rows)), *chunk))
-        firsts.append(chunk[0][:8])
+    rows = [(run.key(run.chunks + number), *chunk) for number, chunk in enumerate(stored.to_chunks(part))]
+    firsts = [row[1][:8] for row in rows]
     connection.executemany("INSERT INTO seen_chunk VALUES(?, ?, ?, ?, ?)", rows)
     words = filters.build(part.fingerprints, run.blocks, run.done, done)
     connection.execute(
@@ -170,13 +192,22 @@ def read_range(connection: apsw.Connection, run: Run, first: int, end: int) -> E
     return stored.from_chunks(found)
 
 
-def read_chunks(connection: apsw.Connection, run: Run, numbers: Sequence[int]) -> Entries:
-    """What these chunks hold, in order."""
+def read_chunks(connection: apsw.Connection, keys: Sequence[int]) -> Entries:
+    """What the chunks of these keys hold, in order."""
     found: Any = connection.execute(
         "SELECT fingerprints, lengths, expires, ids FROM seen_chunk WHERE id IN (SELECT value FROM carray(?)) ORDER BY id",
-        (apsw.carray(np.array([run.key(number) for number in numbers], np.int64)),),
+        (apsw.carray(np.array(keys, np.int64)),),
     )
     return stored.from_chunks(found)
+
+
+def read_fingerprints(connection: apsw.Connection, keys: Sequence[int]) -> dict[int, Fingerprints]:
+    """The fingerprints of the chunks of these keys."""
+    found: Any = connection.execute(
+        "SELECT id, fingerprints FROM seen_chunk WHERE id IN (SELECT value FROM carray(?))",
+        (apsw.carray(np.array(keys, np.int64)),),
+    )
+    return {key: np.frombuffer(prints, "<u8") for key, prints in found}
 
 
 def delete_chunks(connection: apsw.Connection, run: Run, most: int) -> Run | None:
