@@ -163,6 +163,17 @@ def _memory(name: str, candidate: Run, connector: str, inputs: Run | None = None
     )
 
 
+def _seen(name: str, ascending: bool) -> Bench:
+    options = {"ascending": ascending}
+    return Bench(
+        f"log-seen-{name}",
+        Run("bench.cases.seen:recognise", options),
+        500_000,
+        20_000,
+        inputs=Run("bench.cases.seen:prepare", options),
+    )
+
+
 def _limit(name: str, function: str) -> Bench:
     """One of the machine's limits."""
     return Bench(f"machine-{name}", Run(f"bench.cases.machine:{function}"), 100_000, 5_000)
@@ -192,6 +203,8 @@ BENCHES = (
         "pyarrow IPC",
         inputs=Run("bench.cases.log:prepare"),
     ),
+    _seen("random", ascending=False),
+    _seen("ascending", ascending=True),
     Bench(
         "archive-read",
         Run("bench.cases.archive:read"),
