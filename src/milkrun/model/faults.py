@@ -2,7 +2,8 @@
 
 Does nothing unless the environment variable `MILKRUN_KILL_AT` names a place and a count: `log.before_commit:3` kills this process
 with SIGKILL at the third arrival there; `MILKRUN_STOP_AT` halts it with SIGSTOP instead. Places: `log.begin`, `log.staged`,
-`log.before_commit`, `log.after_commit`; `log.erase_block`, `.erase_marked`, `.erase_scrubbed`; `ingest.before_commit`, `ingest.after_commit`; `delivery.cut_logged`, `.planned`,
+`log.before_commit`, `log.after_commit`; `log.erase_block`, `.erase_marked`, `.erase_scrubbed`; `seen.run_written`, `.merge_begun`,
+`.merge_step`, `.merge_done`, `.swept`; `ingest.before_commit`, `ingest.after_commit`; `delivery.cut_logged`, `.planned`,
 `.written`, `.before_settle`, `.settled`, `.recovering`; `repair.cut_logged`, `.before_settle`, `.settled`, `.recovering`;
 `readmit.before_commit`, `.after_commit`; `duckdb.begin`, `.moved`, `.before_commit`, `.after_commit`; `postgres.` the same;
 `snowflake.grown`, `.staged`, `.loaded`, `.before_commit`, `.after_commit`, `.before_switch`, `.switch_logged`, `.switching`,
