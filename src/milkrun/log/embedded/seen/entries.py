@@ -116,9 +116,9 @@ def column(lengths: Integers, data: bytes) -> pa.BinaryArray:
     )
 
 
-def flat(ids: pa.BinaryArray) -> tuple[bytes, bytes]:
+def flat(ids: list[bytes]) -> tuple[bytes, bytes]:
     """Lengths and bytes of ids as a row has them."""
-    return _packed(_lengths(ids), "<u4")[0], _data(ids).tobytes()
+    return _packed(np.array([len(value) for value in ids], np.int64), "<u4")[0], b"".join(ids)
 
 
 def unflat(lengths: bytes, data: bytes, count: int) -> pa.BinaryArray:

@@ -58,14 +58,18 @@ class Scope:
         """Learn what has changed. Within a write transaction, so that it holds until that ends."""
         state: Any = connection.execute(_STATE, (self.id,)).fetchall()
         version, flushed, top = state[0]
-        if version != self._version:
+        anew = version != self._version
+        if anew:
             self._follow_runs(connection)
             self.recent.clear()
             self.recent_bytes = 0
-            self._last = max(flushed, self.id << RECENT_BITS)
-            self._version = version
+            self._last = self.id << RECENT_BITS
         if top is not None and top > self._last:
             self._follow_recent(connection)
+        if anew:
+            # A row's key isn't given twice: another process would take the second row for the first.
+            self._last = max(self._last, flushed)
+            self._version = version
 
     def _follow_runs(self, connection: apsw.Connection) -> None:
         whole = set(tables.whole(connection, self.id))
@@ -97,9 +101,9 @@ class Scope:
     def remember(self, connection: apsw.Connection, ids: list[bytes], expires: int) -> None:
         """Add a recent row."""
         self._last += 1
-        lengths, data = entries.flat(pa.array(ids, pa.binary()))
         connection.execute(
-            "INSERT INTO seen_recent VALUES(?, ?, ?, ?, ?)", (self._last, expires, len(ids), lengths, data)
+            "INSERT INTO seen_recent VALUES(?, ?, ?, ?, ?)",
+            (self._last, expires, len(ids), *entries.flat(ids)),
         )
         self._note(ids, expires)
 
