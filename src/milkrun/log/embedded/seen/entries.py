@@ -40,10 +40,9 @@ class Entries:
         """Those of the ids alone."""
         return int(_lengths(self.ids).sum())
 
-    def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Entries:
-        """These rows, by number or by a mask."""
-        numbers = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        return Entries(self.fingerprints[rows], self.ids.take(pa.array(numbers)), self.expires[rows])
+    def where(self, mask: npt.NDArray[np.bool_]) -> Entries:
+        """The rows that are marked."""
+        return Entries(self.fingerprints[mask], pick(self.ids, np.flatnonzero(mask)), self.expires[mask])
 
     def slice(self, first: int, end: int) -> Entries:
         """The rows `first` up to `end`."""
@@ -54,13 +53,22 @@ class Entries:
     def live(self, now: int) -> Entries:
         """Those that are still remembered at `now`."""
         alive = self.expires > now
-        return self if alive.all() else self.take(alive)
+        return self if alive.all() else self.where(alive)
 
 
 def sort(fingerprints: Fingerprints, ids: pa.BinaryArray, expires: Integers) -> Entries:
     """Entries of columns in any order."""
     order = np.argsort(fingerprints)
-    return Entries(fingerprints[order], ids.take(pa.array(order)), expires[order])
+    return Entries(fingerprints[order], pick(ids, order), expires[order])
+
+
+def pick(ids: pa.BinaryArray, rows: Integers) -> pa.BinaryArray:
+    """Some ids by their numbers. Those of one length are a table of bytes, whose rows are copied in a fraction of the time."""
+    lengths = _lengths(ids)
+    if len(ids) and lengths[0] and bool((lengths == lengths[0]).all()):
+        table = _data(ids).reshape(len(ids), int(lengths[0]))
+        return column(np.full(len(rows), lengths[0]), np.take(table, rows, axis=0))
+    return ids.take(pa.array(rows))
 
 
 def merge(parts: list[Entries]) -> Entries:
@@ -107,7 +115,7 @@ def from_chunks(chunks: Iterable[Chunk]) -> Entries:
     )
 
 
-def column(lengths: Integers, data: bytes) -> pa.BinaryArray:
+def column(lengths: Integers, data: bytes | npt.NDArray[np.uint8]) -> pa.BinaryArray:
     """Ids of these lengths that stand end to end."""
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])

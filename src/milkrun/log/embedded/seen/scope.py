@@ -132,17 +132,15 @@ class Scope:
         """Which of these the runs have, in force at `now`. Quickest where they are sorted by fingerprint."""
         known = np.zeros(len(ids), np.bool_)
         for number, places in self._matches(connection, fingerprints):
-            for first in range(0, len(places), AT_A_TIME):
-                some = places[first : first + AT_A_TIME]
-                until = expiries(connection, self.runs[number], fingerprints[some], ids.take(pa.array(some)))
-                known[some] |= until > now
+            asked = ids.take(pa.array(places))
+            known[places] |= expiries(connection, self.runs[number], fingerprints[places], asked) > now
         return known
 
     def _matches(
         self, connection: apsw.Connection, fingerprints: Fingerprints
     ) -> Iterator[tuple[int, Places]]:
-        """Which runs have some of these fingerprints, and which. Of the few that a filter couldn't rule out most aren't there: their chunks'
-        fingerprints are read first, of all runs together."""
+        """Which runs have some of these fingerprints, and which, at most `AT_A_TIME` at once. Of the few that a filter couldn't rule out most
+        aren't there: their chunks' fingerprints are read first, of all runs together."""
         candidates = self._candidates(fingerprints)
         asked = [
             (number, places[first : first + AT_A_TIME])

@@ -108,14 +108,14 @@ class SeenIds:
             encoded = ids.dictionary_encode()
             if len(encoded.dictionary) < len(ids):
                 return spread(encoded, self._fresh(scope, encoded.dictionary, expires, now))
-        brought = Entries(prints, ids.take(pa.array(order)), np.full(len(ids), expires, np.int64))
+        brought = Entries(prints, entries.pick(ids, order), np.full(len(ids), expires, np.int64))
         known = scope.known_in_runs(self._connection, prints, brought.ids, now)
         if scope.recent:
             values = brought.ids.to_pylist()
             left = set(scope.not_recent(values, now))
             known |= np.array([value not in left for value in values], np.bool_)
         if not known.all():
-            self._add_run(scope, [brought.take(~known) if known.any() else brought], now)
+            self._add_run(scope, [brought.where(~known) if known.any() else brought], now)
         fresh = np.empty(len(ids), np.bool_)
         fresh[order] = ~known
         return fresh
