@@ -8,8 +8,6 @@ death at any place, and nothing has to be cleared up after one.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import apsw
 import numpy as np
 
@@ -50,7 +48,7 @@ def sweep(connection: apsw.Connection, scope: int, share: int) -> bool:
         each = max(1, run.ids // max(1, run.chunks))
         left = tables.delete_chunks(connection, run, max(1, share // each))
         if left is not None:
-            tables.put_run(connection, replace(left, ids=each * left.chunks))
+            tables.put_run(connection, left._replace(ids=each * left.chunks))
             break
         reach("seen.swept")
         share -= run.ids
@@ -91,7 +89,7 @@ def begin(connection: apsw.Connection, sources: list[Run]) -> None:
     """Let a new run take the place of these, once it is whole."""
     target = tables.new_run(connection, sources[0].scope, sum(run.ids for run in sources))
     for run in sources:
-        tables.put_run(connection, replace(run, target=target.id))
+        tables.put_run(connection, run._replace(target=target.id))
 
 
 def _advance(connection: apsw.Connection, run: Run, share: int, now: int) -> int:
@@ -128,9 +126,9 @@ def _place(fingerprints: filters.Words, value: int) -> int:
 
 def _finish(connection: apsw.Connection, run: Run, sources: list[Run]) -> None:
     """From here on the new run is looked up and the old ones aren't; without any ids left in it, it goes with them."""
-    tables.put_run(connection, replace(run, state=State.WHOLE if run.ids else State.GONE))
+    tables.put_run(connection, run._replace(state=State.WHOLE if run.ids else State.GONE))
     for source in sources:
-        tables.put_run(connection, replace(source, state=State.GONE, target=None))
+        tables.put_run(connection, source._replace(state=State.GONE, target=None))
     tables.changed(connection, run.scope)
     reach("seen.merge_done")
 
@@ -141,7 +139,7 @@ def expire(connection: apsw.Connection, scope: int, now: int) -> None:
     over = False
     for run in tables.free(connection, scope):
         if run.latest <= now:
-            tables.put_run(connection, replace(run, state=State.GONE))
+            tables.put_run(connection, run._replace(state=State.GONE))
             over = True
         elif run.earliest + run.latest <= 2 * now:
             begin(connection, [run])

@@ -8,7 +8,6 @@ file, id by id. An id is never taken for seen by its fingerprint alone: an event
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import apsw
@@ -133,7 +132,7 @@ class SeenIds:
             merging.sweep(connection, scope.id, len(new))
             run = tables.new_run(connection, scope.id, len(new))
             grown = tables.write(connection, run, new, run.blocks)
-            tables.put_run(connection, replace(grown, state=State.WHOLE))
+            tables.put_run(connection, grown._replace(state=State.WHOLE))
             reach("seen.run_written")
         tables.changed(connection, scope.id)
         merging.work(connection, scope.id, SHARES * len(new), now)

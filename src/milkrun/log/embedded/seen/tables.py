@@ -9,9 +9,8 @@ Everything here happens in a transaction of the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 import numpy as np
@@ -55,14 +54,13 @@ class State(IntEnum):
     GONE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A run's row. `ids` and `bytes` (of ids) are those written so far, `earliest` and `latest` their times of expiry; of `blocks` of the filter
     `done` have been written."""
 
     id: int
     scope: int
-    state: State
+    state: int
     ids: int
     bytes: int
     earliest: int
@@ -106,7 +104,7 @@ def sources(connection: apsw.Connection, target: Run) -> list[Run]:
 
 def _runs(connection: apsw.Connection, which: str, bindings: tuple[int, ...]) -> list[Run]:
     found: Any = connection.execute(f"SELECT {_COLUMNS} FROM seen_run WHERE {which} ORDER BY id", bindings)
-    return [Run(row[0], row[1], State(row[2]), *row[3:]) for row in found]
+    return [Run(*row) for row in found]
 
 
 def changed(connection: apsw.Connection, scope: int) -> None:
@@ -153,11 +151,10 @@ def write(connection: apsw.Connection, run: Run, part: Entries, done: int) -> Ru
         "INSERT INTO seen_piece VALUES(?, ?, ?)",
         (run.key(run.pieces), b"".join(firsts), words.astype("<u8", copy=False).tobytes()),
     )
-    grown = replace(run, done=done, chunks=run.chunks + len(rows), pieces=run.pieces + 1)
+    grown = run._replace(done=done, chunks=run.chunks + len(rows), pieces=run.pieces + 1)
     if not len(part):
         return grown
-    return replace(
-        grown,
+    return grown._replace(
         ids=run.ids + len(part),
         bytes=run.bytes + part.bytes,
         earliest=min(run.earliest, int(part.expires.min())),
@@ -217,7 +214,7 @@ def delete_chunks(connection: apsw.Connection, run: Run, most: int) -> Run | Non
         "DELETE FROM seen_chunk WHERE id BETWEEN ? AND ?", (run.key(left), run.key(run.chunks) - 1)
     )
     if left:
-        return replace(run, chunks=left)
+        return run._replace(chunks=left)
     connection.execute("DELETE FROM seen_piece WHERE id BETWEEN ? AND ?", (run.key(0), run.key(run.pieces)))
     connection.execute("DELETE FROM seen_run WHERE id=?", (run.id,))
     return None
