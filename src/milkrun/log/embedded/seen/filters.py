@@ -16,7 +16,7 @@ Words = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
 
 IDS_A_BLOCK = 20
-"""25.6 bits an id. With 16 bits a tenth of the commits' new ids would be looked for in vain in some of twenty runs."""
+"""25.6 bits an id. With 16 bits, by reckoning, a tenth of all new ids would be looked for in vain in one of twenty runs."""
 
 WORDS_A_BLOCK = 8
 TOGETHER = 1_024
@@ -48,7 +48,6 @@ def build(fingerprints: Fingerprints, blocks: int, first: int, end: int) -> Word
         start = place << np.uint64(6)
         for shift in _BITS:
             bits[(start + (mixed >> np.uint64(shift) & _SIX_BITS)).view(np.int64)] = 1
-    # Setting bytes and packing them takes half as long as setting bits.
     return np.packbits(bits, bitorder="little").view("<u8").astype(np.uint64, copy=False)
 
 
