@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -38,6 +38,9 @@ MOST_RESTING = 2
 """Producers that rest before none is made any more: then the one that has rested longest goes on."""
 
 CALL_SECONDS = 10.0
+OFFSETS_SECONDS = 25.0
+"""When it is clear that committing offsets won't end: the calls for it take `CALL_SECONDS` each, and no call begins after that."""
+
 PATIENCE_SECONDS = 30.0
 """How long a call is made again while the client library says that it may be; each takes up to `CALL_SECONDS`."""
 
@@ -180,17 +183,21 @@ class Producing:
     def commit_offsets(self, offsets: list[TopicPartition], metadata: Any) -> None:
         """Consumer offsets, as part of the transaction. Fenced where the group no longer knows the member.
 
-        Unreachable where the client library doesn't come to it: once brokers had gone and come it was seen to wait for ever for the
-        group's coordinator, and only another producer goes on.
+        Unreachable where the client library doesn't come to it: once brokers have gone and come it may wait for ever for the group's
+        coordinator, whatever time it is given (librdkafka's issues 5456 and 5511), and only another producer goes on.
         """
         if not offsets:
             return
-        try:
+
+        def send() -> None:
             _retrying(
                 lambda: self._producer.send_offsets_to_transaction(offsets, metadata, CALL_SECONDS),
                 "committing offsets",
                 patience=CALL_SECONDS,
             )
+
+        try:
+            _answered(send, OFFSETS_SECONDS)
         except Unreachable:
             self._stuck = True
             raise
@@ -237,6 +244,27 @@ def _retrying_raw(call: Callable[[], Any], patience: float = PATIENCE_SECONDS) -
             time.sleep(0.02)
         else:
             return
+
+
+def _answered(call: Callable[[], None], seconds: float) -> None:
+    """Make the call in a thread of its own. Unreachable where it hasn't ended after `seconds`; the thread is left to it."""
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=run, name="milkrun-kafka-offsets", daemon=True).start()
+    try:
+        outcome.result(seconds)
+    except TimeoutError:
+        raise Unreachable(
+            f"committing offsets: no answer in {seconds:g} s; it is tried again by another producer"
+        ) from None
 
 
 def _retrying(call: Callable[[], Any], doing: str, patience: float = PATIENCE_SECONDS) -> None:
