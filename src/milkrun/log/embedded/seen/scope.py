@@ -27,7 +27,8 @@ AT_A_TIME = 512
 """So many ids are looked for in chunks at once: each may be in another chunk, of 16 KB."""
 
 _STATE = """
-SELECT version, flushed, (SELECT max(id) FROM seen_recent WHERE id BETWEEN ?1 << 40 AND (?1 + 1 << 40) - 1)
+SELECT version, flushed,
+  (SELECT id FROM seen_recent WHERE id BETWEEN ?1 << 40 AND (?1 + 1 << 40) - 1 ORDER BY id DESC LIMIT 1)
 FROM seen_scope WHERE id = ?1
 """
 
