@@ -107,6 +107,18 @@ def test_what_the_next_read_asks_for_is_fetched_before(monkeypatch: pytest.Monke
     assert _Scripted.fetches == 4
 
 
+def test_no_more_is_fetched_before_than_many_readers_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "AHEAD_BYTES", 1)
+    found = _reader(monkeypatch, _AtOnce(), [_stored(offset) for offset in range(END)])
+
+    _offsets(found, 0, rows=3)
+
+    # What one fetch brings is more than that already, and the read left nothing.
+    assert _Scripted.fetches == 2
+    assert found.covers(2 * AT_ONCE)
+    assert not found.covers(2 * AT_ONCE + 1)
+
+
 def test_what_goes_wrong_ahead_is_raised_by_the_next_read(monkeypatch: pytest.MonkeyPatch) -> None:
     forbidden = Message(topic=TOPIC, partition=0, error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
     script = [*(_stored(offset) for offset in range(6)), forbidden]

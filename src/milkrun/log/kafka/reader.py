@@ -33,6 +33,9 @@ AHEAD_THREADS = 4
 
 _PASSING = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT})
 
+AHEAD_BYTES = 16 << 20
+"""What a reader makes ready between reads, at most: there may be `MOST_READERS` of them."""
+
 FIRST_EVENT_BYTES = 1_000
 """How large events are taken to be before any has been read."""
 
@@ -96,7 +99,7 @@ class Reader:
         self._next = _first_offset(self._buffer, self._buffer_end)
         if self._buffer_end < end:
             self._called = False
-            self._ahead = self._threads.submit(self._fetch_ahead, end, max_rows, max_bytes)
+            self._ahead = self._threads.submit(self._fetch_ahead, end, max_rows, min(max_bytes, AHEAD_BYTES))
         return Batch(self._topic, self._partition, whole.slice(0, taken), self._next)
 
     def _fetch_ahead(self, end: int, max_rows: int, max_bytes: int) -> None:
