@@ -72,7 +72,7 @@ class Encoding:
 
 def _table(data: pa.Buffer) -> pa.Table:
     """The rows of a file, without its metadata."""
-    table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+    table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
     return table.replace_schema_metadata(None)
 
 

@@ -64,9 +64,10 @@ def _without(store: Store, encoding: Encoding, name: str, offsets: Offsets) -> i
     try:
         with store.reader(name) as opened:
             file = pq.ParquetFile(opened, page_checksum_verification=True)
-            erased = pc.is_in(file.read(columns=[OFFSET]).column(OFFSET), pa.array(offsets, pa.int64()))
+            held = file.read(columns=[OFFSET], use_threads=False).column(OFFSET)
+            erased = pc.is_in(held, pa.array(offsets, pa.int64()))
             rows = pc.sum(erased).as_py() or 0
-            kept = file.read().filter(pc.invert(erased)).combine_chunks() if rows else None
+            kept = file.read(use_threads=False).filter(pc.invert(erased)).combine_chunks() if rows else None
     except MilkrunError:
         raise
     except FileNotFoundError:

@@ -88,7 +88,8 @@ def held(store: Store, progress: Progress, partition: TopicPartition, start: int
 
 def rows_in(file: IO[bytes] | pa.NativeFile) -> pa.Table:
     """All rows of a Parquet file, without the file's metadata."""
-    table = pq.ParquetFile(file, page_checksum_verification=True).read()
+    # Not by Arrow's threads, here and wherever Python holds the bytes: they let go of them a little later, and at the process's end that aborts it.
+    table = pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
     return table.replace_schema_metadata(None)
 
 
@@ -127,7 +128,8 @@ def _outcome(store: Store, name: str, parsed: FileName) -> pa.Table | str:
 def _read(store: Store, name: str, parsed: FileName) -> pa.Table:
     try:
         with store.reader(name) as file:
-            table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=[PARTITION, OFFSET])
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            table = parquet.read(columns=[PARTITION, OFFSET], use_threads=False)
     except MilkrunError:
         raise
     except FileNotFoundError:

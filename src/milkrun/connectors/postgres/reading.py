@@ -136,8 +136,10 @@ def _copied(connection: psycopg.Connection, query: sql.Composed, schema: pa.Sche
         return schema.empty_table()
     return csv.read_csv(
         pa.BufferReader(text),
-        # A row must lie in two blocks at most.
-        read_options=csv.ReadOptions(column_names=schema.names, block_size=max(1 << 20, len(text))),
+        # A row must lie in two blocks at most. Arrow's threads would let go of the text a little later, which at the process's end aborts it.
+        read_options=csv.ReadOptions(
+            use_threads=False, column_names=schema.names, block_size=max(1 << 20, len(text))
+        ),
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(
             column_types=schema, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False

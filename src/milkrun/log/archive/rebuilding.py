@@ -86,7 +86,7 @@ def _describe(name: str, path: Path, checksum: str) -> tuple[Place, ArchivedFile
             raise ValueError(f"it says of itself that it has {place} from {start} to {end}")
         if parquet.schema_arrow.remove_metadata() != BATCH_SCHEMA:
             raise ValueError(f"it has the columns {parquet.schema_arrow.names}")
-        table = parquet.read(columns=["offset", "timestamp"])
+        table = parquet.read(columns=["offset", "timestamp"], use_threads=False)
     offsets = table.column("offset").to_numpy()
     stamps = table.column("timestamp").cast(pa.int64()).to_numpy()
     if not len(offsets) or (np.diff(offsets) <= 0).any() or offsets[0] < start or offsets[-1] >= end:

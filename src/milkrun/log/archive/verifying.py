@@ -75,7 +75,7 @@ def _contents_problem(path: Path, file: ArchivedFile) -> str | None:
     try:
         with pa.OSFile(str(path)) as source:
             parquet = pq.ParquetFile(source, page_checksum_verification=True)
-            offsets = parquet.read(columns=["offset"]).column("offset").to_numpy()
+            offsets = parquet.read(columns=["offset"], use_threads=False).column("offset").to_numpy()
     except (pa.ArrowException, OSError) as error:
         return f"it can't be read: {str(error).splitlines()[0][:200]}"
     if len(offsets) != file.rows:
