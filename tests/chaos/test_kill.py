@@ -14,7 +14,7 @@ import pytest
 from tests.chaos.bugs import BUGS
 from tests.chaos.run import STEPS, run
 
-SEEDS = 200
+SEEDS = 120
 AT_A_TIME = 10
 KEPT = (0, 1, 3, 8, 9)
 

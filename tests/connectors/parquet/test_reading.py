@@ -14,7 +14,7 @@ def test_nobody_holds_the_bytes_that_were_read() -> None:
     pq.write_table(rows, sink, compression="zstd")
     content = sink.getvalue().to_pybytes()
 
-    for _ in range(50):
+    for _ in range(200):
         held = bytearray(content)
         reader = pa.BufferReader(pa.py_buffer(held))
         found = rows_in(reader)
