@@ -266,6 +266,29 @@ def test_a_failed_fsync_of_a_checkpoint_is_fatal_too(
         append(log, "shop", [b"b"])
 
 
+@pytest.mark.parametrize("failure", [apsw.FullError, apsw.BusyError])
+def test_a_checkpoint_that_must_wait_says_nothing_against_the_commit_before_it(
+    log: EmbeddedLog, faults: Faults, monkeypatch: pytest.MonkeyPatch, failure: type[apsw.Error]
+) -> None:
+    monkeypatch.setattr(database, "CHECKPOINT_PAGES", 1)
+    original = database.Database.checkpoint_if_due
+
+    def checkpoint(self: database.Database) -> None:
+        faults.write = failure
+        original(self)
+        faults.write = None
+
+    monkeypatch.setattr(database.Database, "checkpoint_if_due", checkpoint)
+    # Transient would mean that nothing was written, and whoever appends would do it again.
+    append(log, "shop", [b"a"])
+    log.create_topic(TopicSpec("other"))
+    assert read_all(log, "shop") == [(0, b"before"), (1, b"a")]
+
+    monkeypatch.setattr(database.Database, "checkpoint_if_due", original)
+    append(log, "shop", [b"b"])
+    assert log._database._wal_pages == 0
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, clock: ManualClock) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Refused, match="folder"):

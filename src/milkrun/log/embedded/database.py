@@ -150,11 +150,15 @@ class Database:
         return apsw.SQLITE_OK
 
     def checkpoint_if_due(self) -> None:
-        """Bring the write-ahead log into the file once it is long, as far as readers let it; the caller holds the write lock."""
+        """Bring the write-ahead log into the file once it is long, as far as readers let it; the caller holds the write lock.
+
+        Where that can't be now (a full disk), the next commit tries it again: the one before it is durable, and whoever was told otherwise
+        would write everything twice.
+        """
         if self._wal_pages >= CHECKPOINT_PAGES:
-            with explained(self.path):
+            with suppress(Transient), explained(self.path):
                 self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._wal_pages = 0
+                self._wal_pages = 0
 
     def scrub(self) -> None:
         """Leave no byte of what was deleted in the file or beside it. Transient where others don't let it in `SCRUB_TRIES` seconds."""
