@@ -150,7 +150,24 @@ def _latency(rate: int) -> Bench:
     )
 
 
-def _memory(name: str, candidate: Run, connector: str, inputs: Run | None = None) -> Bench:
+def _kafka_sink(connector: str, reference: str) -> Bench:
+    return Bench(
+        f"kafka-{connector}",
+        Run(f"bench.cases.sinks:to_{connector}"),
+        200_000,
+        4_000,
+        Run(f"bench.cases.kafka_paths:topic_to_{connector}"),
+        reference,
+        inputs=Run("bench.cases.kafka:prepare"),
+        servers=("kafka",),
+        connectors=(connector,),
+        plain=True,
+    )
+
+
+def _memory(
+    name: str, candidate: Run, connector: str, inputs: Run | None = None, servers: tuple[str, ...] = ()
+) -> Bench:
     return Bench(
         name,
         candidate,
@@ -159,6 +176,7 @@ def _memory(name: str, candidate: Run, connector: str, inputs: Run | None = None
         inputs=inputs,
         rounds=1,
         long=MEMORY_LONG,
+        servers=servers,
         connectors=(connector,),
     )
 
@@ -407,29 +425,8 @@ BENCHES = (
         servers=("kafka",),
         connectors=("http",),
     ),
-    Bench(
-        "kafka-parquet",
-        Run("bench.cases.sinks:to_parquet"),
-        200_000,
-        4_000,
-        Run("bench.cases.kafka_paths:topic_to_parquet"),
-        "bare consumer and DuckDB COPY",
-        inputs=Run("bench.cases.kafka:prepare"),
-        servers=("kafka",),
-        connectors=("parquet",),
-        plain=True,
-    ),
-    Bench(
-        "kafka-duckdb",
-        Run("bench.cases.sinks:to_duckdb"),
-        200_000,
-        4_000,
-        Run("bench.cases.kafka_paths:topic_to_duckdb"),
-        "bare consumer and DuckDB read_json",
-        inputs=Run("bench.cases.kafka:prepare"),
-        servers=("kafka",),
-        connectors=("duckdb",),
-    ),
+    _kafka_sink("parquet", "bare consumer and DuckDB COPY"),
+    _kafka_sink("duckdb", "bare consumer and DuckDB read_json"),
     Bench(
         "kafka-latency-1000",
         Run("bench.cases.latency:publish_to_queryable", {"rate": 1_000, "warm_seconds": 3.0}),
@@ -451,14 +448,5 @@ BENCHES = (
         "files",
         Run("bench.cases.memory:prepare_files"),
     ),
-    Bench(
-        "kafka-memory",
-        Run("bench.cases.memory:flow"),
-        1_000_000,
-        16_000,
-        rounds=1,
-        long=MEMORY_LONG,
-        servers=("kafka",),
-        connectors=("parquet",),
-    ),
+    _memory("kafka-memory", Run("bench.cases.memory:flow"), "parquet", servers=("kafka",)),
 )

@@ -66,6 +66,13 @@ class _Busy(Executor):
         return Future()
 
 
+class _Closed(Executor):
+    """Takes nothing any more."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+
 def _stored(offset: int) -> Message:
     return Message(topic=TOPIC, partition=0, offset=offset, timestamp=(1, 1_000), value=b"%d" % offset)
 
@@ -84,7 +91,7 @@ def _offsets(found: Reader, offset: int, rows: int = 4) -> list[int]:
     return offsets
 
 
-@pytest.mark.parametrize("threads", [_AtOnce(), _Busy()])
+@pytest.mark.parametrize("threads", [_AtOnce(), _Busy(), _Closed()])
 def test_reads_give_everything_once_and_in_order(monkeypatch: pytest.MonkeyPatch, threads: Executor) -> None:
     found = _reader(monkeypatch, threads, [_stored(offset) for offset in range(END)])
 

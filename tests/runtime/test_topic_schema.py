@@ -216,19 +216,25 @@ def test_what_shows_only_late_in_a_large_cut_counts_too(shop: Shop, late: list[b
     assert found.schema.fields.equals(grown(all_values, EventSchema(pa.schema([]))).fields)
 
 
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many values were looked at closely, each time."""
+    counts: list[int] = []
+
+    def counting(found: pa.BinaryArray, schema: EventSchema) -> EventSchema:
+        counts.append(len(found))
+        return grown(found, schema)
+
+    monkeypatch.setattr(topic_schema, "grown", counting)
+    return counts
+
+
 @pytest.mark.parametrize(
     ("first_late", "samples"), [(None, [250]), (300, [250, 2_000]), (3_000, [250, 2_000, 4_000])]
 )
 def test_a_large_cut_is_inferred_from_no_more_than_it_takes(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, first_late: int | None, samples: list[int]
+    shop: Shop, looked_at: list[int], first_late: int | None, samples: list[int]
 ) -> None:
-    looked_at: list[int] = []
-
-    def counting(found: pa.BinaryArray, schema: EventSchema) -> EventSchema:
-        looked_at.append(len(found))
-        return grown(found, schema)
-
-    monkeypatch.setattr(topic_schema, "grown", counting)
     late = {} if first_late is None else {"late": True}
     many = [body(n=number, **(late if number == first_late else {})) for number in range(4_000)]
     schemas(shop).grow("orders", values(*many), [])
@@ -246,15 +252,8 @@ def test_a_large_cut_is_inferred_from_no_more_than_it_takes(
     ],
 )
 def test_an_event_that_is_refused_is_looked_at_and_the_others_are_not(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, late: bytes, samples: list[int], kind: pa.DataType
+    shop: Shop, looked_at: list[int], late: bytes, samples: list[int], kind: pa.DataType
 ) -> None:
-    looked_at: list[int] = []
-
-    def counting(found: pa.BinaryArray, schema: EventSchema) -> EventSchema:
-        looked_at.append(len(found))
-        return grown(found, schema)
-
-    monkeypatch.setattr(topic_schema, "grown", counting)
     many = [late if number == 3_000 else body(n=number) for number in range(4_000)]
     version = schemas(shop).grow("orders", values(*many), [])
     assert (looked_at, version.schema.fields.field("n").type) == (samples, kind)

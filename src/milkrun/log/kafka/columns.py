@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, repeat
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,8 @@ def to_columns(messages: Sequence[Message]) -> pa.RecordBatch:
         pa.array(times).cast(TIMESTAMP),
         _binary(list(map(Message.key, messages))),
         _binary(list(map(Message.value, messages))),
-        _headers(list(map(Message.headers, messages))),  # type: ignore[arg-type]
+        # The client library takes headers as text too, and gives bytes alone.
+        _headers(cast(list[Sequence[Header] | None], list(map(Message.headers, messages)))),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=BATCH_SCHEMA)
 
@@ -44,17 +46,14 @@ def _offsets(messages: Sequence[Message]) -> npt.NDArray[np.int64]:
 
 
 def _binary(values: Sequence[bytes | None]) -> pa.BinaryArray:
-    if not any(values):
+    given = [value for value in values if value is not None]
+    if len(given) < len(values):
         return pa.array(values, pa.binary())
-    try:
-        # One copy into memory of the right size, where Arrow's builder grows and copies again.
-        joined = b"".join(values)  # type: ignore[arg-type]
-    except TypeError:
-        # There is a null among them.
-        return pa.array(values, pa.binary())
-    ends = np.zeros(len(values) + 1, np.int32)
-    np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=ends[1:])  # type: ignore[arg-type]
-    return pa.Array.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(ends), pa.py_buffer(joined)])
+    # One copy into memory of the right size, where Arrow's builder grows and copies again.
+    joined = b"".join(given)
+    ends = np.zeros(len(given) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, given), np.int32, len(given)), out=ends[1:])
+    return pa.Array.from_buffers(pa.binary(), len(given), [None, pa.py_buffer(ends), pa.py_buffer(joined)])
 
 
 def _headers(headers: Sequence[Sequence[Header] | None]) -> pa.ListArray:

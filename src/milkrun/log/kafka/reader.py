@@ -99,7 +99,11 @@ class Reader:
         self._next = _first_offset(self._buffer, self._buffer_end)
         if self._buffer_end < end:
             self._called = False
-            self._ahead = self._threads.submit(self._fetch_ahead, end, max_rows, min(max_bytes, AHEAD_BYTES))
+            # RuntimeError: the log is being closed.
+            with suppress(RuntimeError):
+                self._ahead = self._threads.submit(
+                    self._fetch_ahead, end, max_rows, min(max_bytes, AHEAD_BYTES)
+                )
         return Batch(self._topic, self._partition, whole.slice(0, taken), self._next)
 
     def _fetch_ahead(self, end: int, max_rows: int, max_bytes: int) -> None:

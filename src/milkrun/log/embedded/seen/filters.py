@@ -79,7 +79,7 @@ class FilterSet:
     def _arrange(self) -> None:
         self._first_words = np.array(self._starts, np.int64)[:, None]
         self._counts = np.array(self._blocks, np.uint64)[:, None] * np.uint64(WORDS_A_BLOCK)
-        self._plain = memoryview(self._words)  # type: ignore[arg-type]
+        self._plain = self._words.data
 
     def add(self, run: int, blocks: int, words: Words) -> None:
         """The filter of a run."""
